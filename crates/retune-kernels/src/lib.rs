@@ -1,1 +1,40 @@
-//! Being built.
+//! CPU kernels of Retune: slices in, slices out, all f32 and row-major.
+//!
+//! Every kernel takes a [`Cpu`] and checks the lengths of its slices; a wrong length is a programmer error and
+//! panics. Reductions are added in an order fixed by shape alone, so results have the same bits on any number of
+//! threads, and a row of a forward kernel does not depend on which other rows are computed with it.
+//! This crate knows no tensors, no tape and no models. It is the only crate with `unsafe` code.
+
+mod activation;
+mod attention;
+mod cpu;
+mod dropout;
+mod elementwise;
+mod embedding;
+mod error;
+mod gemm;
+mod isa;
+mod layer_norm;
+mod loss;
+mod optimizer;
+mod philox;
+mod pooling;
+mod reduce;
+mod softmax;
+
+pub use activation::{Activation, activation_backward, activation_backward_bias, activation_forward};
+pub use attention::{Attention, attention_backward, attention_forward};
+pub use cpu::Cpu;
+pub use dropout::{Dropout, RowKey, dropout};
+pub use elementwise::{add, add_assign, scale_assign};
+pub use embedding::{embedding_backward, embedding_forward, gather_rows, scatter_add_rows};
+pub use error::KernelError;
+pub use gemm::{Gemm, Layout, gemm};
+pub use isa::Isa;
+pub use layer_norm::{LayerNormGrad, LayerNormInput, layer_norm_backward, layer_norm_forward};
+pub use loss::{bce_with_logits, cross_entropy, mse};
+pub use optimizer::{AdamW, Lion, RmsProp, Sgd, adamw_step, ema_update, lion_step, rmsprop_step, sgd_step};
+pub use philox::philox4x32;
+pub use pooling::{max_pool_backward, max_pool_forward, mean_pool_backward, mean_pool_forward};
+pub use reduce::{all_finite, sum_of_squares};
+pub use softmax::softmax;

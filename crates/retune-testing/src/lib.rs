@@ -1,1 +1,8 @@
-//! Being built.
+//! Reference operations in f64, reproducible inputs and tolerances for Retune's own tests.
+//!
+//! Definitions here are naive on purpose: a reader checks them by eye, and fast code is checked against them.
+#![forbid(unsafe_code)]
+
+mod random;
+
+pub use random::{counter_normal_like, counter_uniform};

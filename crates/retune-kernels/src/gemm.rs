@@ -1,0 +1,84 @@
+//! Matrix multiplication with bias and activation in its epilogue.
+
+use crate::{Activation, Cpu};
+
+/// Which operand is stored transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// `A[m, k] · B[n, k]ᵀ`: a linear layer's forward.
+    Nt,
+    /// `A[m, k] · B[k, n]`: a linear layer's input gradient.
+    Nn,
+    /// `A[k, m]ᵀ · B[k, n]`: a linear layer's weight gradient.
+    Tn,
+}
+
+/// One matrix multiplication: `C = activation(scale · A·B + bias)`, or added to `C`.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm<'a> {
+    /// How `a` and `b` are stored.
+    pub layout: Layout,
+    /// Rows of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// The summed dimension.
+    pub k: usize,
+    /// The left operand, `m · k` elements.
+    pub a: &'a [f32],
+    /// The right operand, `k · n` elements.
+    pub b: &'a [f32],
+    /// Whether the product is added to what `C` holds, before bias and activation.
+    pub accumulate: bool,
+    /// The factor on the product.
+    pub scale: f32,
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// Multiplies matrices into `c` `[m, n]`.
+///
+/// `pre_activation` `[m, n]`, if given, receives what the activation was applied to.
+/// A row's bits depend on its own row of `A` and on `B` alone, not on `m` nor on where the row stands.
+pub fn gemm(_cpu: &Cpu, g: &Gemm, c: &mut [f32], mut pre_activation: Option<&mut [f32]>) {
+    let &Gemm { m, n, k, .. } = g;
+    assert_eq!(g.a.len(), m * k, "gemm: a has not m·k elements");
+    assert_eq!(g.b.len(), k * n, "gemm: b has not k·n elements");
+    assert_eq!(c.len(), m * n, "gemm: c has not m·n elements");
+    assert!(g.bias.is_none_or(|bias| bias.len() == n), "gemm: bias is not [n]");
+    assert!(
+        pre_activation.as_ref().is_none_or(|pre| pre.len() == m * n),
+        "gemm: pre_activation is not [m, n]"
+    );
+    let mut row = vec![0.0f32; n];
+    for i in 0..m {
+        row.fill(0.0);
+        for p in 0..k {
+            let a = if g.layout == Layout::Tn { g.a[p * m + i] } else { g.a[i * k + p] };
+            if g.layout == Layout::Nt {
+                for (j, sum) in row.iter_mut().enumerate() {
+                    *sum += a * g.b[j * k + p];
+                }
+            } else {
+                for (sum, b) in row.iter_mut().zip(&g.b[p * n..]) {
+                    *sum += a * b;
+                }
+            }
+        }
+        for j in 0..n {
+            let mut value = g.scale * row[j];
+            if g.accumulate {
+                value += c[i * n + j];
+            }
+            if let Some(bias) = g.bias {
+                value += bias[j];
+            }
+            if let Some(pre) = pre_activation.as_deref_mut() {
+                pre[i * n + j] = value;
+            }
+            c[i * n + j] = crate::activation::value(g.activation, value);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The counter-based generator behind dropout, shuffling and initialization.
+//!
+//! Philox4x32 with seven rounds: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3"
+//! (SC 2011), which finds seven rounds to pass BigCrush with none to spare needed beyond them.
+
+pub(crate) const ROUNDS: usize = 7;
+pub(crate) const MULTIPLIER_0: u32 = 0xD251_1F53;
+pub(crate) const MULTIPLIER_1: u32 = 0xCD9E_8D57;
+pub(crate) const WEYL_0: u32 = 0x9E37_79B9;
+pub(crate) const WEYL_1: u32 = 0xBB67_AE85;
+
+/// 128 random bits as a pure function of a counter and a key: Philox4x32 with seven rounds.
+pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    let [mut k0, mut k1] = key;
+    for _ in 0..ROUNDS {
+        let product_0 = u64::from(MULTIPLIER_0) * u64::from(c0);
+        let product_1 = u64::from(MULTIPLIER_1) * u64::from(c2);
+        (c0, c1, c2, c3) = (
+            (product_1 >> 32) as u32 ^ c1 ^ k0,
+            product_1 as u32,
+            (product_0 >> 32) as u32 ^ c3 ^ k1,
+            product_0 as u32,
+        );
+        k0 = k0.wrapping_add(WEYL_0);
+        k1 = k1.wrapping_add(WEYL_1);
+    }
+    [c0, c1, c2, c3]
+}
