@@ -1,1 +1,16 @@
-//! Being built.
+//! Checkpoints on disk: finding them, reading them, mapping their names and layouts, writing them.
+//!
+//! Reads safetensors and PyTorch's pickled formats (as data: no code in a file ever runs), resolves a model
+//! name to a folder through caches, the hub and mirrors, and writes every file atomically.
+//! Knows bytes, names, shapes and `f32` slices; it must never know the engine's tensors or any model family.
+
+#![deny(unsafe_code)]
+
+pub mod atomic;
+pub mod error;
+
+pub use atomic::{available_space, ensure_space, write_atomic};
+pub use error::CheckpointError;
+
+/// Result of this crate's operations.
+pub type Result<T, E = CheckpointError> = std::result::Result<T, E>;
