@@ -1,1 +1,18 @@
-//! Being built.
+//! Tensors, devices and the memory pool.
+//!
+//! A [`Tensor`] is a contiguous `f32` array on a [`Context`]'s device. Every operation has one entry point in [`ops`],
+//! which allocates its result from the context's pool, counts its arithmetic and, on a device that holds numbers, calls
+//! the kernel. On [`Device::Meta`] the same calls give shapes, bytes and operation counts and compute nothing.
+//! Knows nothing of gradients or parameters.
+#![forbid(unsafe_code)]
+
+mod context;
+pub mod ops;
+mod pool;
+mod tensor;
+
+pub use context::{Context, Device};
+pub use ops::DropoutSpec;
+pub use pool::{MemoryUse, Pool};
+pub use retune_kernels::{Activation, RowKey};
+pub use tensor::{Shape, Tensor};

@@ -1,0 +1,332 @@
+//! The coarse operations: the forward says what it keeps, the backward computes what is wanted of it.
+
+use std::sync::Arc;
+
+use retune_tensor::ops::{self, AttentionShape};
+use retune_tensor::{Activation, DropoutSpec, Tensor};
+
+use crate::tape::{Backward, Tape, Var};
+
+/// How the rows of a sequence become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first row (BERT's `[CLS]`).
+    First,
+    /// The mean of all rows.
+    Mean,
+    /// The greatest value of each column; has no backward, for feature extraction only.
+    Max,
+}
+
+/// Gradients of a linear layer's weight and input, given that of its output before the activation.
+fn linear_backward(walk: &mut Backward<'_>, dy: &Tensor, x: &Var, weight: &Var, scale: f32) {
+    let context = walk.context().clone();
+    if let Some(dw) = walk.parameter_gradient(weight) {
+        ops::linear_weight_gradient(&context, dy, x.tensor(), scale, dw);
+    }
+    if x.needs_gradient() {
+        let sum = walk.take(x);
+        let dx = ops::linear_input_gradient(&context, dy, weight.tensor(), scale, sum);
+        walk.accumulate(x, dx);
+    }
+}
+
+/// `dy` behind the activation, and the bias' gradient.
+fn activation_and_bias_backward(
+    walk: &mut Backward<'_>,
+    activation: Activation,
+    pre_activation: Option<&Tensor>,
+    dy: Tensor,
+    bias: Option<&Var>,
+) -> Tensor {
+    let context = walk.context().clone();
+    let bias_gradient = bias.and_then(|bias| walk.parameter_gradient(bias));
+    ops::activation_backward_bias(&context, activation, pre_activation, dy, bias_gradient)
+}
+
+impl<'s> Tape<'s> {
+    /// `activation(x·weightᵀ + bias)`; `x` [rows, in], `weight` [out, in] → [rows, out].
+    pub fn linear(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Activation) -> Var {
+        let inputs: Vec<&Var> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
+        let keep = activation != Activation::Identity && inputs.iter().any(|input| input.needs_gradient());
+        let bias_tensor = bias.map(Var::tensor);
+        let (y, pre_activation) =
+            ops::linear(self.context(), x.tensor(), weight.tensor(), bias_tensor, activation, keep);
+        self.record(y, &inputs, || {
+            let (x, weight, bias) = (x.clone(), weight.clone(), bias.cloned());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let dy = activation_and_bias_backward(
+                    walk,
+                    activation,
+                    pre_activation.as_ref(),
+                    dy,
+                    bias.as_ref(),
+                );
+                drop(pre_activation);
+                linear_backward(walk, &dy, &x, &weight, 1.0);
+            }
+        })
+    }
+
+    /// A Transformer's feed-forward, `activation(x·w1ᵀ + b1)·w2ᵀ + b2`. Keeps the hidden layer once, before its
+    /// activation, which the backward computes again.
+    pub fn feed_forward(
+        &mut self,
+        x: &Var,
+        first: (&Var, &Var),
+        activation: Activation,
+        second: (&Var, &Var),
+    ) -> Var {
+        let inputs = [x, first.0, first.1, second.0, second.1];
+        let keep = inputs.iter().any(|input| input.needs_gradient());
+        let context = self.context().clone();
+        let bias = Some(first.1.tensor());
+        let (hidden, pre_activation) =
+            ops::linear(&context, x.tensor(), first.0.tensor(), bias, activation, keep);
+        let bias = Some(second.1.tensor());
+        let (y, _) = ops::linear(&context, &hidden, second.0.tensor(), bias, Activation::Identity, false);
+        drop(hidden);
+        let Some(pre_activation) = pre_activation else { return Var::constant(y) };
+        self.record(y, &inputs, || {
+            let [x, w1, b1, w2, b2] = inputs.map(Var::clone);
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let dy = activation_and_bias_backward(walk, Activation::Identity, None, dy, Some(&b2));
+                let context = walk.context().clone();
+                if let Some(dw) = walk.parameter_gradient(&w2) {
+                    let hidden = ops::activation(&context, activation, &pre_activation);
+                    ops::linear_weight_gradient(&context, &dy, &hidden, 1.0, dw);
+                }
+                if [&x, &w1, &b1].iter().any(|input| input.needs_gradient()) {
+                    let dhidden = ops::linear_input_gradient(&context, &dy, w2.tensor(), 1.0, None);
+                    drop(dy);
+                    let dhidden = activation_and_bias_backward(
+                        walk,
+                        activation,
+                        Some(&pre_activation),
+                        dhidden,
+                        Some(&b1),
+                    );
+                    drop(pre_activation);
+                    linear_backward(walk, &dhidden, &x, &w1, 1.0);
+                }
+            }
+        })
+    }
+
+    /// `base + scale · (dropout(x)·aᵀ)·bᵀ`: a linear layer's output with its low-rank branch (LoRA, Hu et al. 2021);
+    /// `a` [rank, in], `b` [out, rank]. The dense update b·a is never formed.
+    pub fn low_rank_add(
+        &mut self,
+        base: &Var,
+        x: &Var,
+        a: &Var,
+        b: &Var,
+        scale: f32,
+        dropout: Option<DropoutSpec>,
+    ) -> Var {
+        let context = self.context().clone();
+        let x_dropped = match &dropout {
+            Some(spec) => ops::dropout(&context, spec, x.tensor()),
+            None => x.tensor().clone(),
+        };
+        let (low, _) = ops::linear(&context, &x_dropped, a.tensor(), None, Activation::Identity, false);
+        let mut y = base.tensor().clone();
+        ops::add_matmul(&context, &mut y, &low, b.tensor(), scale);
+        self.record(y, &[base, x, a, b], || {
+            let (base, x, a, b) = (base.clone(), x.clone(), a.clone(), b.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                if let Some(db) = walk.parameter_gradient(&b) {
+                    ops::linear_weight_gradient(&context, &dy, &low, scale, db);
+                }
+                if a.needs_gradient() || x.needs_gradient() {
+                    let dlow = ops::linear_input_gradient(&context, &dy, b.tensor(), scale, None);
+                    if let Some(da) = walk.parameter_gradient(&a) {
+                        ops::linear_weight_gradient(&context, &dlow, &x_dropped, 1.0, da);
+                    }
+                    if x.needs_gradient() {
+                        let mut dx = ops::linear_input_gradient(&context, &dlow, a.tensor(), 1.0, None);
+                        if let Some(spec) = &dropout {
+                            dx = ops::dropout(&context, spec, &dx);
+                        }
+                        walk.accumulate(&x, dx);
+                    }
+                }
+                walk.accumulate(&base, dy);
+            }
+        })
+    }
+
+    /// Layer normalization of `dropout(x) + residual` over each row, with weight `gamma` and bias `beta`.
+    pub fn layer_norm(
+        &mut self,
+        x: &Var,
+        residual: Option<&Var>,
+        dropout: Option<DropoutSpec>,
+        gamma: &Var,
+        beta: &Var,
+        eps: f32,
+    ) -> Var {
+        let inputs: Vec<&Var> = [Some(x), residual, Some(gamma), Some(beta)].into_iter().flatten().collect();
+        let keep = inputs.iter().any(|input| input.needs_gradient());
+        let (y, kept) = ops::layer_norm(
+            self.context(),
+            x.tensor(),
+            residual.map(Var::tensor),
+            dropout.as_ref(),
+            gamma.tensor(),
+            beta.tensor(),
+            eps,
+            keep,
+        );
+        let Some(kept) = kept else { return Var::constant(y) };
+        self.record(y, &inputs, || {
+            let (x, residual, gamma, beta) = (x.clone(), residual.cloned(), gamma.clone(), beta.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                let wants_residual = residual.as_ref().is_some_and(Var::needs_gradient);
+                let (dgamma, dbeta) = walk.parameter_gradients(&gamma, &beta);
+                let gradients = ops::layer_norm_backward(
+                    &context,
+                    &dy,
+                    &kept,
+                    gamma.tensor(),
+                    dropout.as_ref(),
+                    x.needs_gradient(),
+                    wants_residual,
+                    dgamma,
+                    dbeta,
+                );
+                if let Some(dx) = gradients.x {
+                    walk.accumulate(&x, dx);
+                }
+                if let (Some(residual), Some(gradient)) = (&residual, gradients.residual) {
+                    walk.accumulate(residual, gradient);
+                }
+            }
+        })
+    }
+
+    /// Multi-head scaled dot-product attention over packed sequences: `q` [query rows, width], `k` and `v`
+    /// [key rows, width] → [query rows, width]. No matrix of scores is kept.
+    pub fn attention(
+        &mut self,
+        shape: &AttentionShape,
+        q: &Var,
+        k: &Var,
+        v: &Var,
+        dropout: Option<DropoutSpec>,
+    ) -> Var {
+        let keep = [q, k, v].iter().any(|input| input.needs_gradient());
+        let (q_tensor, k_tensor, v_tensor) = (q.tensor(), k.tensor(), v.tensor());
+        let (out, log_sum_exp) =
+            ops::attention(self.context(), shape, q_tensor, k_tensor, v_tensor, dropout.as_ref(), keep);
+        let Some(log_sum_exp) = log_sum_exp else { return Var::constant(out) };
+        let kept_out = out.clone();
+        self.record(out, &[q, k, v], || {
+            let (shape, q, k, v) = (shape.clone(), q.clone(), k.clone(), v.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let [dq, dk, dv] = ops::attention_backward(
+                    walk.context(),
+                    &shape,
+                    q.tensor(),
+                    k.tensor(),
+                    v.tensor(),
+                    dropout.as_ref(),
+                    &kept_out,
+                    &log_sum_exp,
+                    &dy,
+                );
+                drop((kept_out, log_sum_exp, dy));
+                walk.accumulate(&q, dq);
+                walk.accumulate(&k, dk);
+                walk.accumulate(&v, dv);
+            }
+        })
+    }
+
+    /// The sum of the rows that each table's indices name: `tables` [vocabulary, width] → [indices, width].
+    pub fn embedding(&mut self, tables: &[(&Var, Arc<Vec<u32>>)]) -> Var {
+        let tensors: Vec<(&Tensor, &[u32])> =
+            tables.iter().map(|(table, indices)| (table.tensor(), indices.as_slice())).collect();
+        let y = ops::embedding(self.context(), &tensors);
+        let inputs: Vec<&Var> = tables.iter().map(|(table, _)| *table).collect();
+        self.record(y, &inputs, || {
+            let tables: Vec<(Var, Arc<Vec<u32>>)> =
+                tables.iter().map(|(table, indices)| ((*table).clone(), Arc::clone(indices))).collect();
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                for (table, indices) in &tables {
+                    if let Some(gradient) = walk.parameter_gradient(table) {
+                        ops::embedding_backward(&context, indices, &dy, gradient);
+                    }
+                }
+            }
+        })
+    }
+
+    /// `activation(x)`, value by value.
+    pub fn activation(&mut self, x: &Var, activation: Activation) -> Var {
+        if activation == Activation::Identity {
+            return x.clone();
+        }
+        let y = ops::activation(self.context(), activation, x.tensor());
+        self.record(y, &[x], || {
+            let x = x.clone();
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let dx = ops::activation_backward(walk.context(), activation, x.tensor(), &dy);
+                walk.accumulate(&x, dx);
+            }
+        })
+    }
+
+    /// Dropout. Keeps nothing: the mask is computed again.
+    pub fn dropout(&mut self, x: &Var, spec: Option<DropoutSpec>) -> Var {
+        let Some(spec) = spec else { return x.clone() };
+        let y = ops::dropout(self.context(), &spec, x.tensor());
+        self.record(y, &[x], || {
+            let x = x.clone();
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let dx = ops::dropout(walk.context(), &spec, &dy);
+                walk.accumulate(&x, dx);
+            }
+        })
+    }
+
+    /// The named rows of `x`.
+    pub fn gather_rows(&mut self, x: &Var, rows: Arc<Vec<u32>>) -> Var {
+        let y = ops::gather_rows(self.context(), x.tensor(), &rows);
+        self.record(y, &[x], || {
+            let x = x.clone();
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let dx = ops::gather_rows_backward(walk.context(), &dy, &rows, x.tensor().rows());
+                walk.accumulate(&x, dx);
+            }
+        })
+    }
+
+    /// One row per sequence of `x` [rows, width], whose sequences start at `offsets` → [sequences, width].
+    ///
+    /// # Panics
+    /// For [`Pooling::Max`] if `x` needs a gradient.
+    pub fn pool(&mut self, x: &Var, offsets: &Arc<Vec<u32>>, pooling: Pooling) -> Var {
+        match pooling {
+            Pooling::First => self.gather_rows(x, Arc::new(offsets[..offsets.len() - 1].to_vec())),
+            Pooling::Max => {
+                assert!(!x.needs_gradient(), "max pooling is for feature extraction and has no backward");
+                Var::constant(ops::max_pool(self.context(), x.tensor(), offsets))
+            }
+            Pooling::Mean => {
+                let y = ops::mean_pool(self.context(), x.tensor(), offsets);
+                self.record(y, &[x], || {
+                    let (x, offsets) = (x.clone(), Arc::clone(offsets));
+                    move |walk: &mut Backward<'_>, dy: Tensor| {
+                        let rows = x.tensor().rows();
+                        let dx = ops::mean_pool_backward(walk.context(), &dy, &offsets, rows);
+                        walk.accumulate(&x, dx);
+                    }
+                })
+            }
+        }
+    }
+}

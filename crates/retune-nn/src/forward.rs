@@ -1,0 +1,155 @@
+//! One pass through a model: its parameters, its mode and its tape.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use retune_autograd::{Backward, Tape, Var};
+use retune_tensor::{Context, DropoutSpec, RowKey, Tensor};
+
+use crate::initialization::random_key;
+use crate::store::{ParameterId, ParameterStore, Trainable};
+
+/// The randomness of one training step. Everything drawn in it is keyed by these, the module path and the place of the
+/// value in its sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Randomness {
+    /// The run's seed.
+    pub seed: u64,
+    /// The optimizer step, from 0.
+    pub step: u64,
+}
+
+/// What every pass of one step shares.
+#[derive(Clone)]
+pub struct Environment<'s> {
+    /// Device, kernels, pool.
+    pub context: Context,
+    /// The parameters' values.
+    pub store: &'s ParameterStore,
+    /// Which of them train.
+    pub trainable: &'s Trainable,
+    /// `None` in evaluation mode: dropout is off.
+    pub randomness: Option<Randomness>,
+    /// Whether blocks are kept as their input and computed again in backward.
+    pub gradient_checkpointing: bool,
+}
+
+/// A place that draws random numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    pub(crate) hash: u64,
+    pub(crate) group: usize,
+}
+
+/// The rows of a packed batch: where each sequence starts, and which sample and position each row is.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// Row where each sequence starts, and the end: sequences + 1.
+    pub offsets: Arc<Vec<u32>>,
+    /// The key of each row.
+    pub keys: Arc<Vec<RowKey>>,
+}
+
+impl Rows {
+    /// The rows of packed sequences; `samples` is the occurrence of each sequence in the step.
+    pub fn packed(offsets: Vec<u32>, samples: &[u32]) -> Self {
+        let keys = samples
+            .iter()
+            .zip(offsets.windows(2))
+            .flat_map(|(&sample, span)| {
+                (0..span[1] - span[0]).map(move |position| RowKey { sample, position })
+            })
+            .collect();
+        Self { offsets: Arc::new(offsets), keys: Arc::new(keys) }
+    }
+
+    /// The first row of each sequence, as sequences of one row.
+    pub fn first_of_each(&self) -> Self {
+        let starts = &self.offsets[..self.offsets.len() - 1];
+        let keys = starts.iter().map(|&row| self.keys[row as usize]).collect();
+        Self { offsets: Arc::new((0..=starts.len() as u32).collect()), keys: Arc::new(keys) }
+    }
+
+    /// The number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.offsets.len() - 1
+    }
+}
+
+/// One pass through a model.
+pub struct Forward<'s> {
+    environment: Arc<Environment<'s>>,
+    tape: Tape<'s>,
+    /// Off in the first run of a checkpointed block, whose inside is not kept.
+    records: bool,
+    met_trainable: Cell<bool>,
+}
+
+impl<'s> Forward<'s> {
+    /// A pass that has computed nothing yet.
+    pub fn new(environment: Environment<'s>) -> Self {
+        Self::nested(&Arc::new(environment), true)
+    }
+
+    /// The tape, to compute on.
+    pub fn tape(&mut self) -> &mut Tape<'s> {
+        &mut self.tape
+    }
+
+    /// Ends the pass and gives up its tape, to walk back.
+    pub fn into_tape(self) -> Tape<'s> {
+        self.tape
+    }
+
+    /// A parameter as a variable: it needs a gradient if it trains.
+    pub fn parameter(&self, id: ParameterId) -> Var {
+        let tensor = self.environment.store.tensor(id).clone();
+        match self.environment.trainable.slot(id) {
+            Some(slot) => {
+                self.met_trainable.set(true);
+                if self.records { Var::parameter(tensor, slot) } else { Var::constant(tensor) }
+            }
+            None => Var::constant(tensor),
+        }
+    }
+
+    /// Dropout at a site with the given probability, or `None` where it is off: in evaluation, in a frozen layer group,
+    /// or with probability 0.
+    pub fn dropout_spec(&self, site: Site, probability: f32, rows: &Rows) -> Option<DropoutSpec> {
+        let randomness = self.environment.randomness?;
+        if probability <= 0.0 || !self.environment.trainable.group_trains(site.group) {
+            return None;
+        }
+        let key = random_key(&[randomness.seed, randomness.step, site.hash]);
+        Some(DropoutSpec { probability, key, rows: Arc::clone(&rows.keys) })
+    }
+
+    /// Runs a block; with gradient checkpointing its inside is dropped and computed again in backward.
+    pub fn block(&mut self, x: &Var, run: impl Fn(&mut Forward<'s>, &Var) -> Var + 's) -> Var {
+        if !self.environment.gradient_checkpointing {
+            return run(self, x);
+        }
+        let mut first = Forward::nested(&self.environment, false);
+        let y = run(&mut first, &Var::constant(x.tensor().clone())).tensor().clone();
+        let needs_gradient = x.needs_gradient() || first.met_trainable.get();
+        let environment = Arc::clone(&self.environment);
+        let input = x.clone();
+        self.tape.record_if(needs_gradient, y, || {
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let mut again = Forward::nested(&environment, true);
+                let x = input.tensor().clone();
+                let x = if input.needs_gradient() { again.tape.leaf(x) } else { Var::constant(x) };
+                let y = run(&mut again, &x);
+                let mut leaves = again.tape.backward(vec![(y, dy)], walk.gradients());
+                if let Some(dx) = leaves.take(&x) {
+                    walk.accumulate(&input, dx);
+                }
+            }
+        })
+    }
+
+    fn nested(environment: &Arc<Environment<'s>>, records: bool) -> Self {
+        let tape = Tape::new(environment.context.clone());
+        Self { environment: Arc::clone(environment), tape, records, met_trainable: Cell::new(false) }
+    }
+}

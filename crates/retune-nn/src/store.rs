@@ -1,0 +1,255 @@
+//! The parameter store: declarations, values, layer groups, and which parameters train.
+
+use std::collections::HashMap;
+
+use retune_tensor::{Context, Tensor};
+
+use crate::forward::Site;
+use crate::initialization::{Initialization, hash_name};
+
+/// A handle to a parameter of one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(usize);
+
+impl ParameterId {
+    /// Its place in declaration order.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What a module declares about one of its parameters.
+#[derive(Clone, Debug)]
+pub struct Declaration {
+    /// The reference implementation's name.
+    pub name: String,
+    /// Sizes, as the reference stores it.
+    pub shape: Vec<usize>,
+    /// How it is filled if no checkpoint has it.
+    pub initialization: Initialization,
+    /// The layer group it belongs to.
+    pub group: usize,
+}
+
+impl Declaration {
+    /// The number of values.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether weight decay applies by default: to matrices, not to biases and norms.
+    pub fn decays(&self) -> bool {
+        self.shape.len() > 1
+    }
+}
+
+/// A slice of the network in depth order: the unit of freezing and of learning rates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerGroup {
+    /// Its name, such as `embeddings`, `encoder.layer.3` or `head`.
+    pub name: String,
+    /// Its parameters in declaration order.
+    pub parameters: Vec<ParameterId>,
+}
+
+/// Collects declarations while a model is built.
+#[derive(Debug, Default)]
+pub struct ParameterBuilder {
+    declarations: Vec<Declaration>,
+    groups: Vec<String>,
+}
+
+impl ParameterBuilder {
+    /// Starts the next layer group in depth order; what is declared from here on belongs to it.
+    pub fn begin_group(&mut self, name: &str) {
+        self.groups.push(name.to_owned());
+    }
+
+    /// The current layer group.
+    pub fn group(&self) -> usize {
+        self.groups.len().saturating_sub(1)
+    }
+
+    /// Declares a parameter of the current group.
+    pub fn parameter(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        initialization: Initialization,
+    ) -> ParameterId {
+        let group = self.group();
+        self.parameter_in(group, name, shape, initialization)
+    }
+
+    /// Declares a parameter of a given group (an adapter beside the layer it adapts).
+    pub fn parameter_in(
+        &mut self,
+        group: usize,
+        name: impl Into<String>,
+        shape: &[usize],
+        initialization: Initialization,
+    ) -> ParameterId {
+        self.declarations.push(Declaration {
+            name: name.into(),
+            shape: shape.to_vec(),
+            initialization,
+            group,
+        });
+        ParameterId(self.declarations.len() - 1)
+    }
+
+    /// A place of the current group that draws random numbers, named by its module path.
+    pub fn site(&self, module_path: &str) -> Site {
+        Site { hash: hash_name(module_path), group: self.group() }
+    }
+
+    /// Everything declared so far, in order.
+    pub fn declarations(&self) -> &[Declaration] {
+        &self.declarations
+    }
+
+    /// Makes the store: each parameter takes the values that `source` has for it, or is initialized under `seed`.
+    ///
+    /// # Errors
+    /// Whatever `source` fails with.
+    pub fn build<E>(
+        self,
+        context: &Context,
+        seed: u64,
+        mut source: impl FnMut(&Declaration) -> Result<Option<Vec<f32>>, E>,
+    ) -> Result<ParameterStore, E> {
+        let mut tensors = Vec::with_capacity(self.declarations.len());
+        for declaration in &self.declarations {
+            let values = match source(declaration)? {
+                Some(values) => values,
+                None => declaration.initialization.values(&declaration.name, seed, declaration.elements()),
+            };
+            tensors.push(context.tensor(declaration.shape.as_slice(), values));
+        }
+        Ok(self.finish(tensors))
+    }
+
+    /// Makes a store without values, for a context on `Meta`.
+    pub fn build_meta(self, context: &Context) -> ParameterStore {
+        let tensors =
+            self.declarations.iter().map(|declaration| context.zeros(declaration.shape.as_slice())).collect();
+        self.finish(tensors)
+    }
+
+    fn finish(self, tensors: Vec<Tensor>) -> ParameterStore {
+        let by_name = self
+            .declarations
+            .iter()
+            .enumerate()
+            .map(|(index, declaration)| (declaration.name.clone(), ParameterId(index)))
+            .collect();
+        ParameterStore { declarations: self.declarations, tensors, by_name, groups: self.groups }
+    }
+}
+
+/// The values of a model's parameters. Cloning shares them; a write to shared values copies them first.
+#[derive(Clone, Debug)]
+pub struct ParameterStore {
+    declarations: Vec<Declaration>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, ParameterId>,
+    groups: Vec<String>,
+}
+
+impl ParameterStore {
+    /// All handles in declaration order, which is depth order.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = ParameterId> + use<> {
+        (0..self.declarations.len()).map(ParameterId)
+    }
+
+    /// The parameter of a name.
+    pub fn find(&self, name: &str) -> Option<ParameterId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// What was declared of a parameter.
+    pub fn declaration(&self, id: ParameterId) -> &Declaration {
+        &self.declarations[id.0]
+    }
+
+    /// The value of a parameter.
+    pub fn tensor(&self, id: ParameterId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// The values of a parameter for writing.
+    pub fn values_mut(&mut self, id: ParameterId) -> &mut [f32] {
+        self.tensors[id.0].make_mut()
+    }
+
+    /// The layer groups in depth order.
+    pub fn groups(&self) -> Vec<LayerGroup> {
+        let mut groups: Vec<LayerGroup> = self
+            .groups
+            .iter()
+            .map(|name| LayerGroup { name: name.clone(), parameters: Vec::new() })
+            .collect();
+        for id in self.ids() {
+            groups[self.declaration(id).group].parameters.push(id);
+        }
+        groups
+    }
+
+    /// The number of values in all parameters.
+    pub fn elements(&self) -> usize {
+        self.declarations.iter().map(Declaration::elements).sum()
+    }
+}
+
+/// Which parameters train, with the gradient slot of each. Slots are in reverse depth order, as backward fills them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trainable {
+    slots: Vec<Option<usize>>,
+    ids: Vec<ParameterId>,
+    groups: Vec<bool>,
+}
+
+impl Trainable {
+    /// The parameters that `trains` picks.
+    pub fn new(store: &ParameterStore, mut trains: impl FnMut(ParameterId, &Declaration) -> bool) -> Self {
+        let mut trainable = Self {
+            slots: vec![None; store.declarations.len()],
+            ids: Vec::new(),
+            groups: vec![false; store.groups.len()],
+        };
+        for id in store.ids().rev() {
+            let declaration = store.declaration(id);
+            if trains(id, declaration) {
+                trainable.slots[id.0] = Some(trainable.ids.len());
+                trainable.groups[declaration.group] = true;
+                trainable.ids.push(id);
+            }
+        }
+        trainable
+    }
+
+    /// Nothing trains: evaluation.
+    pub fn none(store: &ParameterStore) -> Self {
+        Self::new(store, |_, _| false)
+    }
+
+    /// Trainable parameters in slot order.
+    pub fn ids(&self) -> &[ParameterId] {
+        &self.ids
+    }
+
+    /// The gradient slot of a parameter, if it trains.
+    pub fn slot(&self, id: ParameterId) -> Option<usize> {
+        self.slots[id.0]
+    }
+
+    /// Whether anything of a layer group trains. A group of which nothing does runs in evaluation mode.
+    pub fn group_trains(&self, group: usize) -> bool {
+        self.groups[group]
+    }
+
+    /// Lengths of the slots, for [`Gradients::new`](retune_autograd::Gradients::new).
+    pub fn slot_lengths<'a>(&'a self, store: &'a ParameterStore) -> impl Iterator<Item = usize> + 'a {
+        self.ids.iter().map(|&id| store.declaration(id).elements())
+    }
+}

@@ -1,0 +1,89 @@
+//! The context of a computation: device, kernels, memory pool and the count of arithmetic.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use retune_kernels::Cpu;
+
+use crate::pool::Pool;
+use crate::tensor::{Shape, Tensor};
+
+/// Where a context's tensors live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// Host memory, computed by `retune-kernels`.
+    Cpu,
+    /// Nowhere: shapes, bytes and operation counts without numbers.
+    Meta,
+}
+
+/// Device, kernels, pool and arithmetic counter. Cheap to clone; clones share all of them.
+#[derive(Clone)]
+pub struct Context {
+    cpu: Option<Cpu>,
+    pool: Pool,
+    operations: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// A context that computes on the CPU.
+    pub fn cpu(cpu: Cpu) -> Self {
+        Self { cpu: Some(cpu), pool: Pool::new(), operations: Arc::default() }
+    }
+
+    /// A context that only measures.
+    pub fn meta() -> Self {
+        Self { cpu: None, pool: Pool::new(), operations: Arc::default() }
+    }
+
+    /// The device of this context's tensors.
+    pub fn device(&self) -> Device {
+        if self.cpu.is_some() { Device::Cpu } else { Device::Meta }
+    }
+
+    /// The CPU kernels, or `None` on [`Device::Meta`].
+    pub fn kernels(&self) -> Option<&Cpu> {
+        self.cpu.as_ref()
+    }
+
+    /// The pool that this context's tensors come from.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Floating-point operations (a multiply-add counts two) requested so far.
+    pub fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count(&self, operations: usize) {
+        self.operations.fetch_add(operations as u64, Ordering::Relaxed);
+    }
+
+    /// A tensor whose values are unspecified: the caller overwrites all of them.
+    pub(crate) fn allocate(&self, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        let length = shape.elements();
+        let buffer = if self.cpu.is_some() { self.pool.take(length) } else { self.pool.take_meta(length) };
+        Tensor::new(buffer, shape)
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(&self, shape: impl Into<Shape>) -> Tensor {
+        let mut tensor = self.allocate(shape);
+        tensor.make_mut().fill(0.0);
+        tensor
+    }
+
+    /// A tensor of the given row-major values; on [`Device::Meta`] the values are dropped.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of the shape.
+    pub fn tensor(&self, shape: impl Into<Shape>, values: Vec<f32>) -> Tensor {
+        let shape = shape.into();
+        assert_eq!(shape.elements(), values.len(), "{shape:?} needs another number of values");
+        let buffer =
+            if self.cpu.is_some() { self.pool.adopt(values) } else { self.pool.take_meta(values.len()) };
+        Tensor::new(buffer, shape)
+    }
+}

@@ -1,0 +1,42 @@
+//! The operations, one entry point each. An operation takes tensors of any leading shape as `[rows, width]`, allocates
+//! its result and, where the device holds numbers, calls the kernel.
+//!
+//! Shapes are a matter between this project's own modules, so a wrong one is a panic with both shapes in the message.
+
+mod attention;
+mod elementwise;
+mod linear;
+mod norm;
+mod rows;
+
+use std::sync::Arc;
+
+use retune_kernels::{Dropout, RowKey};
+
+pub use attention::{AttentionShape, attention, attention_backward};
+pub use elementwise::{
+    activation, activation_backward, activation_backward_bias, add, add_assign, add_into, dropout,
+    scale_assign,
+};
+pub use linear::{add_matmul, linear, linear_input_gradient, linear_weight_gradient};
+pub use norm::{LayerNormGradients, LayerNormKept, layer_norm, layer_norm_backward};
+pub use rows::{
+    embedding, embedding_backward, gather_rows, gather_rows_backward, max_pool, mean_pool, mean_pool_backward,
+};
+
+/// Dropout whose mask is a pure function of a key and of each row's place in its sample.
+#[derive(Clone, Debug)]
+pub struct DropoutSpec {
+    /// The probability that a value is dropped, in [0, 1).
+    pub probability: f32,
+    /// The key of this use: seed, step and module path, mixed.
+    pub key: [u32; 2],
+    /// One key per row of the tensor it applies to.
+    pub rows: Arc<Vec<RowKey>>,
+}
+
+impl DropoutSpec {
+    fn kernel(&self) -> Dropout<'_> {
+        Dropout { probability: self.probability, key: self.key, rows: &self.rows }
+    }
+}

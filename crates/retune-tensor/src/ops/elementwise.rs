@@ -1,0 +1,106 @@
+//! Operations value by value.
+
+use retune_kernels as kernels;
+use retune_kernels::Activation;
+
+use super::DropoutSpec;
+use crate::{Context, Tensor};
+
+/// `activation(x)`.
+pub fn activation(context: &Context, activation: Activation, x: &Tensor) -> Tensor {
+    let mut y = context.allocate(x.shape());
+    if let Some(cpu) = context.kernels() {
+        kernels::activation_forward(cpu, activation, x.values(), y.make_mut());
+    }
+    y
+}
+
+/// `dy · activation'(pre)`.
+pub fn activation_backward(context: &Context, activation: Activation, pre: &Tensor, dy: &Tensor) -> Tensor {
+    let mut dx = context.allocate(dy.shape());
+    if let Some(cpu) = context.kernels() {
+        kernels::activation_backward(cpu, activation, pre.values(), dy.values(), dx.make_mut());
+    }
+    dx
+}
+
+/// `dy · activation'(pre)` together with `bias_gradient += column sums` of it, in one pass. Without an activation the
+/// result is `dy` itself.
+pub fn activation_backward_bias(
+    context: &Context,
+    activation: Activation,
+    pre: Option<&Tensor>,
+    dy: Tensor,
+    bias_gradient: Option<&mut [f32]>,
+) -> Tensor {
+    if activation == Activation::Identity {
+        if let (Some(cpu), Some(bias_gradient)) = (context.kernels(), bias_gradient) {
+            let values = dy.values();
+            kernels::activation_backward_bias(
+                cpu,
+                activation,
+                dy.width(),
+                None,
+                values,
+                None,
+                Some(bias_gradient),
+            );
+        }
+        return dy;
+    }
+    let mut dx = context.allocate(dy.shape());
+    if let Some(cpu) = context.kernels() {
+        let (width, pre) = (dy.width(), pre.map(Tensor::values));
+        kernels::activation_backward_bias(
+            cpu,
+            activation,
+            width,
+            pre,
+            dy.values(),
+            Some(dx.make_mut()),
+            bias_gradient,
+        );
+    }
+    dx
+}
+
+/// Dropout of `x`; applied to a gradient it is its own backward.
+pub fn dropout(context: &Context, spec: &DropoutSpec, x: &Tensor) -> Tensor {
+    let mut y = context.allocate(x.shape());
+    if let Some(cpu) = context.kernels() {
+        kernels::dropout(cpu, &spec.kernel(), x.width(), x.values(), y.make_mut());
+    }
+    y
+}
+
+/// `x + y`.
+pub fn add(context: &Context, x: &Tensor, y: &Tensor) -> Tensor {
+    assert_eq!(x.elements(), y.elements(), "add: {x:?} and {y:?}");
+    let mut sum = context.allocate(x.shape());
+    if let Some(cpu) = context.kernels() {
+        kernels::add(cpu, x.values(), y.values(), sum.make_mut());
+    }
+    sum
+}
+
+/// `x += y`.
+pub fn add_assign(context: &Context, x: &mut Tensor, y: &Tensor) {
+    assert_eq!(x.elements(), y.elements(), "add_assign: {x:?} and {y:?}");
+    if let Some(cpu) = context.kernels() {
+        kernels::add_assign(cpu, x.make_mut(), y.values());
+    }
+}
+
+/// `sum += x` for a buffer that is no tensor, such as a parameter's gradient.
+pub fn add_into(context: &Context, sum: &mut [f32], x: &Tensor) {
+    if let Some(cpu) = context.kernels() {
+        kernels::add_assign(cpu, sum, x.values());
+    }
+}
+
+/// `x *= factor`.
+pub fn scale_assign(context: &Context, x: &mut Tensor, factor: f32) {
+    if let Some(cpu) = context.kernels() {
+        kernels::scale_assign(cpu, x.make_mut(), factor);
+    }
+}

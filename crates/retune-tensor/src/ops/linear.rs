@@ -1,0 +1,110 @@
+//! Matrix products: a layer's forward, the gradient of its input and of its weight.
+
+use retune_kernels::{Activation, Gemm, Layout, gemm};
+
+use crate::{Context, Tensor};
+
+/// `activation(scale · x·wᵀ + bias)` for `x` [rows, in] and `w` [out, in]; with `keep_pre_activation` also the value
+/// before the activation. Shape [rows, out].
+pub fn linear(
+    context: &Context,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    keep_pre_activation: bool,
+) -> (Tensor, Option<Tensor>) {
+    let (m, k, n) = (x.rows(), x.width(), weight.rows());
+    assert_eq!(weight.width(), k, "linear: input {x:?}, weight {weight:?}");
+    context.count(2 * m * n * k);
+    let mut y = context.allocate([m, n]);
+    let mut pre_activation = keep_pre_activation.then(|| context.allocate([m, n]));
+    if let Some(cpu) = context.kernels() {
+        let product = Gemm {
+            layout: Layout::Nt,
+            m,
+            n,
+            k,
+            a: x.values(),
+            b: weight.values(),
+            accumulate: false,
+            scale: 1.0,
+            bias: bias.map(Tensor::values),
+            activation,
+        };
+        gemm(cpu, &product, y.make_mut(), pre_activation.as_mut().map(Tensor::make_mut));
+    }
+    (y, pre_activation)
+}
+
+/// `x += scale · a·bᵀ` for `a` [rows, k] and `b` [width, k]: a low-rank branch added to a layer's output.
+pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, scale: f32) {
+    let (m, n, k) = (a.rows(), b.rows(), a.width());
+    context.count(2 * m * n * k);
+    if let Some(cpu) = context.kernels() {
+        let product = Gemm {
+            layout: Layout::Nt,
+            m,
+            n,
+            k,
+            a: a.values(),
+            b: b.values(),
+            accumulate: true,
+            scale,
+            bias: None,
+            activation: Activation::Identity,
+        };
+        gemm(cpu, &product, x.make_mut(), None);
+    }
+}
+
+/// `scale · dy·w`: the gradient of a linear layer's input, [rows, in]; added to `accumulate_into` if given.
+pub fn linear_input_gradient(
+    context: &Context,
+    dy: &Tensor,
+    weight: &Tensor,
+    scale: f32,
+    accumulate_into: Option<Tensor>,
+) -> Tensor {
+    let (m, k, n) = (dy.rows(), dy.width(), weight.width());
+    context.count(2 * m * n * k);
+    let accumulate = accumulate_into.is_some();
+    let mut dx = accumulate_into.unwrap_or_else(|| context.allocate([m, n]));
+    if let Some(cpu) = context.kernels() {
+        let product = Gemm {
+            layout: Layout::Nn,
+            m,
+            n,
+            k,
+            a: dy.values(),
+            b: weight.values(),
+            accumulate,
+            scale,
+            bias: None,
+            activation: Activation::Identity,
+        };
+        gemm(cpu, &product, dx.make_mut(), None);
+    }
+    dx
+}
+
+/// `dw += scale · dyᵀ·x`: the gradient of a linear layer's weight [out, in], added to the caller's buffer.
+pub fn linear_weight_gradient(context: &Context, dy: &Tensor, x: &Tensor, scale: f32, dw: &mut [f32]) {
+    let (m, n, k) = (dy.width(), x.width(), dy.rows());
+    context.count(2 * m * n * k);
+    if let Some(cpu) = context.kernels() {
+        let product = Gemm {
+            layout: Layout::Tn,
+            m,
+            n,
+            k,
+            a: dy.values(),
+            b: x.values(),
+            accumulate: true,
+            scale,
+            bias: None,
+            activation: Activation::Identity,
+        };
+        gemm(cpu, &product, dw, None);
+    }
+}
