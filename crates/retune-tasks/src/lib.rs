@@ -1,1 +1,5 @@
-//! Being built.
+//! What a task asks of a model and how its answers are judged: heads, losses, decoding and metrics.
+//! Stands on plain numbers only; it never knows how a model was trained or where a report is written.
+#![forbid(unsafe_code)]
+
+pub mod metrics;
