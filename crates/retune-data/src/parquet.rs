@@ -1,0 +1,100 @@
+//! Apache Parquet to a [`Table`], by the `parquet` crate's row reader: flat columns and lists of flat values.
+//!
+//! A row's "line" is its number, counted from 1. Snappy, gzip, zstd and uncompressed files are read.
+
+use crate::csv::refuse_duplicates;
+use crate::error::DataError;
+use crate::finding::Finding;
+use crate::read::{BadRows, ReadOptions};
+use crate::table::{Row, Table, Value};
+use ::parquet::errors::ParquetError;
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::record::Field;
+use bytes::Bytes;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// Reads a whole Parquet file.
+pub(crate) fn read(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
+    // The decoder asserts on some damaged files; to a caller that is one more way of being unreadable.
+    catch_unwind(AssertUnwindSafe(|| read_rows(path, Bytes::from(bytes), options))).unwrap_or_else(|_| {
+        Err(DataError::refused(Finding::error("parquet", path, "the file is damaged: its decoder gave up")))
+    })
+}
+
+fn read_rows(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Table, DataError> {
+    let unreadable = |error: ParquetError| {
+        DataError::refused(Finding::error("parquet", path, format!("not a readable Parquet file: {error}")))
+    };
+    let reader = SerializedFileReader::new(bytes).map_err(unreadable)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let columns: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+    refuse_duplicates(path, 1, &columns)?;
+    let mut rows = Vec::new();
+    let mut findings = Vec::new();
+    let mut bad_rows = BadRows::new(path, options.on_bad_row);
+    for (index, row) in reader.get_row_iter(None).map_err(unreadable)?.enumerate() {
+        let row = row.map_err(unreadable)?;
+        let line = index as u64 + 1;
+        let values: Result<Vec<Value>, Box<Finding>> = row
+            .into_columns()
+            .into_iter()
+            .map(|(column, field)| {
+                value(field).map_err(|message| {
+                    Box::new(Finding::error("parquet", path, message).at_line(line).in_column(column))
+                })
+            })
+            .collect();
+        match values {
+            Ok(values) if values.len() == columns.len() => rows.push(Row { line, values }),
+            Ok(values) => {
+                let message = format!("expected {} values, found {}", columns.len(), values.len());
+                bad_rows.push(Finding::error("ragged-row", path, message).at_line(line))?;
+            }
+            Err(finding) => bad_rows.push(*finding)?,
+        }
+    }
+    bad_rows.finish(&mut findings)?;
+    if rows.is_empty() {
+        return Err(DataError::refused(Finding::error("no-rows", path, "the file has no rows")));
+    }
+    Ok(Table { path: path.to_path_buf(), columns, rows, findings })
+}
+
+fn value(field: Field) -> Result<Value, String> {
+    let integer = |number: i64| Ok(Value::Integer(number));
+    match field {
+        Field::Null => Ok(Value::Null),
+        Field::Bool(value) => Ok(Value::Bool(value)),
+        Field::Byte(number) => integer(number.into()),
+        Field::Short(number) => integer(number.into()),
+        Field::Int(number) => integer(number.into()),
+        Field::Long(number) => integer(number),
+        Field::UByte(number) => integer(number.into()),
+        Field::UShort(number) => integer(number.into()),
+        Field::UInt(number) => integer(number.into()),
+        Field::ULong(number) => {
+            Ok(i64::try_from(number).map_or_else(|_| Value::Text(number.to_string()), Value::Integer))
+        }
+        Field::Float16(number) => Ok(Value::Number(number.to_f64())),
+        // Through its shortest decimal form: 0.1f32 is written 0.1, not 0.10000000149011612.
+        Field::Float(number) => Ok(Value::Number(number.to_string().parse().unwrap_or(number.into()))),
+        Field::Double(number) => Ok(Value::Number(number)),
+        Field::Str(text) if text.contains('\0') => Err("a NUL character in the text".to_owned()),
+        Field::Str(text) => Ok(Value::Text(text)),
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => Ok(Value::Text(text.to_owned())),
+            Err(_) => Err("binary values that are not UTF-8 text".to_owned()),
+        },
+        Field::ListInternal(list) => list
+            .elements()
+            .iter()
+            .map(|element| value(element.clone()))
+            .collect::<Result<_, _>>()
+            .map(Value::List),
+        Field::Group(_) | Field::MapInternal(_) => {
+            Err("nested groups and maps are not supported; flatten the column first".to_owned())
+        }
+        other => Ok(Value::Text(other.to_string().trim_matches('"').to_owned())),
+    }
+}

@@ -1,0 +1,216 @@
+//! Opening a data file of any format the crate knows.
+//!
+//! Chooses the reader by the name's extension, else by the content, and applies one policy to broken rows
+//! whatever the format. The whole file is read into memory.
+
+use crate::error::{DataError, nearest};
+use crate::finding::{Finding, Severity, count};
+use crate::table::Table;
+use crate::{csv, encoding, jsonl, parquet};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::str::FromStr;
+
+/// The longest field a delimited file may have unless told otherwise: 16 MiB.
+pub const DEFAULT_MAX_FIELD_BYTES: usize = 16 << 20;
+/// At most this many broken rows are listed.
+const BAD_ROW_EXAMPLES: usize = 10;
+/// With more unclosed quotes than this a file is refused even under [`OnBadRow::Skip`].
+const MAX_UNCLOSED_QUOTES: usize = 100;
+
+/// A data file's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// Delimited text; the delimiter is inferred.
+    Csv,
+    /// Delimited by tabs.
+    Tsv,
+    /// One JSON object per line.
+    Jsonl,
+    /// One JSON array of objects.
+    Json,
+    /// Apache Parquet with flat columns or lists.
+    Parquet,
+    /// Each line is a label, a space (or the delimiter given), and the text, as in TREC and `stsa` files.
+    LabelSpaceText,
+}
+
+impl FromStr for Format {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        const NAMES: [(&str, Format); 6] = [
+            ("csv", Format::Csv),
+            ("tsv", Format::Tsv),
+            ("jsonl", Format::Jsonl),
+            ("json", Format::Json),
+            ("parquet", Format::Parquet),
+            ("label-space-text", Format::LabelSpaceText),
+        ];
+        if let Some((_, format)) = NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(*format);
+        }
+        let hint = nearest(name, NAMES.iter().map(|(known, _)| *known))
+            .map(|known| format!(" (did you mean `{known}`?)"))
+            .unwrap_or_default();
+        let known = NAMES.map(|(known, _)| known).join(", ");
+        Err(DataError::Setting(format!("unknown format `{name}`{hint}; known are {known}")))
+    }
+}
+
+/// What to do with a row that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRow {
+    /// Refuse the file and list such rows.
+    #[default]
+    Refuse,
+    /// Leave such rows out and say so.
+    Skip,
+}
+
+/// How to read a file. The default infers everything and refuses broken rows.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// The format; `None` takes it from the extension, else from the content.
+    pub format: Option<Format>,
+    /// The delimiter, one ASCII byte; `None` infers `,`, `;`, tab or `|`. A space reads as
+    /// [`Format::LabelSpaceText`].
+    pub delimiter: Option<u8>,
+    /// Whether double quotes enclose fields; `None` infers it.
+    pub quoting: Option<bool>,
+    /// Whether the first line names the columns; `None` infers it.
+    pub has_header: Option<bool>,
+    /// Names for the columns of a delimited file without header.
+    pub columns: Option<Vec<String>>,
+    /// The encoding's label, such as `latin-1`; `None` means UTF-8. A byte order mark wins.
+    pub encoding: Option<String>,
+    /// What to do with rows that cannot be read.
+    pub on_bad_row: OnBadRow,
+    /// A longer field is a broken row, since most often a quote is missing.
+    pub max_field_bytes: usize,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        ReadOptions {
+            format: None,
+            delimiter: None,
+            quoting: None,
+            has_header: None,
+            columns: None,
+            encoding: None,
+            on_bad_row: OnBadRow::Refuse,
+            max_field_bytes: DEFAULT_MAX_FIELD_BYTES,
+        }
+    }
+}
+
+/// Reads a data file.
+///
+/// # Errors
+/// [`DataError::Io`] when it cannot be opened, [`DataError::Refused`] with findings when it is empty, broken or
+/// in another encoding, [`DataError::Setting`] for impossible options.
+pub fn read_table(path: &Path, options: &ReadOptions) -> Result<Table, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::reading(path, source))?;
+    read_bytes(path, bytes, options)
+}
+
+/// Reads a data file that is already in memory; `path` serves its extension and the findings.
+///
+/// # Errors
+/// As [`read_table`], without the opening.
+pub fn read_bytes(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
+    if bytes.is_empty() {
+        return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
+    }
+    let format = match options.format {
+        Some(format) => format,
+        None if options.delimiter == Some(b' ') => Format::LabelSpaceText,
+        None => infer_format(path, &bytes),
+    };
+    if format == Format::Parquet {
+        return parquet::read(path, bytes, options);
+    }
+    let text = encoding::decode(path, bytes, options.encoding.as_deref())?;
+    match format {
+        Format::Csv | Format::Parquet => csv::read(path, &text, options, false),
+        Format::Tsv => {
+            let delimiter = Some(options.delimiter.unwrap_or(b'\t'));
+            csv::read(path, &text, &ReadOptions { delimiter, ..options.clone() }, false)
+        }
+        Format::Jsonl => jsonl::read_lines(path, &text, options),
+        Format::Json => jsonl::read_array(path, &text, options),
+        Format::LabelSpaceText => csv::read(path, &text, options, true),
+    }
+}
+
+fn infer_format(path: &Path, bytes: &[u8]) -> Format {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_lowercase);
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match extension.as_deref() {
+        Some("parquet" | "pq") => Format::Parquet,
+        Some("jsonl" | "ndjson") => Format::Jsonl,
+        Some("json") if first == Some(&b'[') => Format::Json,
+        Some("json") => Format::Jsonl,
+        Some("csv" | "tsv" | "tab") => Format::Csv,
+        _ if bytes.starts_with(b"PAR1") => Format::Parquet,
+        _ if first == Some(&b'{') => Format::Jsonl,
+        _ => Format::Csv,
+    }
+}
+
+/// Collects rows that cannot be read and deals with them as the policy says.
+pub(crate) struct BadRows<'a> {
+    path: &'a Path,
+    policy: OnBadRow,
+    examples: Vec<Finding>,
+    total: usize,
+    unclosed_quotes: usize,
+}
+
+impl<'a> BadRows<'a> {
+    pub fn new(path: &'a Path, policy: OnBadRow) -> Self {
+        BadRows { path, policy, examples: Vec::new(), total: 0, unclosed_quotes: 0 }
+    }
+
+    pub fn push(&mut self, finding: Finding) -> Result<(), DataError> {
+        self.total += 1;
+        self.unclosed_quotes += usize::from(finding.code == "unclosed-quote");
+        if self.examples.len() < BAD_ROW_EXAMPLES {
+            self.examples.push(finding);
+        }
+        if self.unclosed_quotes > MAX_UNCLOSED_QUOTES {
+            return Err(DataError::Refused(std::mem::take(&mut self.examples)));
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self, findings: &mut Vec<Finding>) -> Result<(), DataError> {
+        let unlisted = self.total - self.examples.len();
+        match self.policy {
+            _ if self.total == 0 => Ok(()),
+            OnBadRow::Refuse => {
+                if unlisted > 0 {
+                    let message = format!("{} more cannot be read", count(unlisted, "row"));
+                    self.examples.push(
+                        Finding::error("bad-rows", self.path, message)
+                            .suggest("set on_bad_row = \"skip\" to leave them out"),
+                    );
+                }
+                Err(DataError::Refused(self.examples))
+            }
+            OnBadRow::Skip => {
+                findings.extend(
+                    self.examples
+                        .into_iter()
+                        .map(|finding| Finding { severity: Severity::Warning, ..finding }),
+                );
+                let message = format!("{} left out because they cannot be read", count(self.total, "row"));
+                findings.push(Finding::warning("skipped-rows", self.path, message));
+                Ok(())
+            }
+        }
+    }
+}
