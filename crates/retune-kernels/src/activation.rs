@@ -1,6 +1,8 @@
 //! Activation functions and their derivatives.
 
-use crate::Cpu;
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task};
+use crate::{Cpu, elementwise};
 
 /// An activation function, elementwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,72 +22,257 @@ pub enum Activation {
     Tanh,
 }
 
-fn erf(x: f64) -> f64 {
-    // Abramowitz and Stegun 7.1.5, summed to convergence; beyond 6 the error function is 1 to f64.
-    if x.abs() > 6.0 {
-        return x.signum();
+/// The functions on vectors.
+pub(crate) mod vector {
+    use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
+
+    use super::Activation;
+    use crate::math;
+    use crate::simd::Simd;
+
+    /// An activation known while compiling, so that the choice stands outside the loop.
+    pub(crate) trait Function {
+        fn value<S: Simd>(s: S, x: S::F) -> S::F;
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F;
     }
-    let (mut term, mut sum, mut n) = (x, x, 0.0);
-    while f64::abs(term) > 1e-18 {
-        n += 1.0;
-        term *= -x * x / n;
-        sum += term / (2.0 * n + 1.0);
+
+    pub(crate) struct Identity;
+    pub(crate) struct GeluErf;
+    pub(crate) struct GeluTanh;
+    pub(crate) struct Relu;
+    pub(crate) struct Silu;
+    pub(crate) struct Tanh;
+
+    impl Function for Identity {
+        #[inline(always)]
+        fn value<S: Simd>(_s: S, x: S::F) -> S::F {
+            x
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, _x: S::F) -> S::F {
+            s.splat(1.0)
+        }
     }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
+
+    impl Function for GeluErf {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            s.mul(x, math::normal(s, x).0)
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            const INVERSE_ROOT_OF_TWO_PI: f32 = 0.398_942_3;
+            let (distribution, bell) = math::normal(s, x);
+            s.mul_add(s.mul(x, bell), s.splat(INVERSE_ROOT_OF_TWO_PI), distribution)
+        }
+    }
+
+    /// `√(2/π)`
+    const GELU_TANH_INNER: f32 = FRAC_2_SQRT_PI / SQRT_2;
+    const GELU_TANH_CUBE: f32 = 0.044715;
+
+    impl Function for GeluTanh {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            // (1 + tanh u) / 2 = sigmoid(2u)
+            let cubic = s.mul_add(s.mul(x, x), s.splat(GELU_TANH_CUBE), s.splat(1.0));
+            s.mul(x, math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER))))
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            let square = s.mul(x, x);
+            let cubic = s.mul_add(square, s.splat(GELU_TANH_CUBE), s.splat(1.0));
+            let half = math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER)));
+            let slope = s.mul_add(square, s.splat(6.0 * GELU_TANH_CUBE), s.splat(2.0));
+            let slope = s.mul(slope, s.splat(GELU_TANH_INNER));
+            s.mul_add(s.mul(x, slope), s.mul(half, s.sub(s.splat(1.0), half)), half)
+        }
+    }
+
+    impl Function for Relu {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            s.max(s.zero(), x)
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            s.select(s.less(s.zero(), x), s.splat(1.0), s.zero())
+        }
+    }
+
+    impl Function for Silu {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            s.mul(x, math::sigmoid(s, x))
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            let sigmoid = math::sigmoid(s, x);
+            s.mul(sigmoid, s.mul_add(x, s.sub(s.splat(1.0), sigmoid), s.splat(1.0)))
+        }
+    }
+
+    impl Function for Tanh {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            math::tanh(s, x)
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            let t = math::tanh(s, x);
+            s.neg_mul_add(t, t, s.splat(1.0))
+        }
+    }
+
+    /// Calls a function that is generic over [`Function`] with the activation chosen at run time.
+    macro_rules! with_activation {
+        ($activation:expr, $function:ident($($argument:expr),*)) => {
+            match $activation {
+                $crate::Activation::Identity => $function::<_, $crate::activation::vector::Identity>($($argument),*),
+                $crate::Activation::GeluErf => $function::<_, $crate::activation::vector::GeluErf>($($argument),*),
+                $crate::Activation::GeluTanh => $function::<_, $crate::activation::vector::GeluTanh>($($argument),*),
+                $crate::Activation::Relu => $function::<_, $crate::activation::vector::Relu>($($argument),*),
+                $crate::Activation::Silu => $function::<_, $crate::activation::vector::Silu>($($argument),*),
+                $crate::Activation::Tanh => $function::<_, $crate::activation::vector::Tanh>($($argument),*),
+            }
+        };
+    }
+    pub(crate) use with_activation;
+
+    /// `x = act(x)`
+    #[inline(always)]
+    pub(crate) fn apply_in_place<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
+        if activation != Activation::Identity {
+            with_activation!(activation, in_place(s, x));
+        }
+    }
+
+    #[inline(always)]
+    fn in_place<S: Simd, A: Function>(s: S, x: &mut [f32]) {
+        for i in (0..x.len()).step_by(S::LANES) {
+            s.write(x, i, A::value(s, s.read(x, i)));
+        }
+    }
 }
 
-pub(crate) fn value(act: Activation, x: f32) -> f32 {
-    let x = f64::from(x);
-    let y = match act {
-        Activation::Identity => x,
-        Activation::GeluErf => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
-        Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
-        }
-        Activation::Relu => x.max(0.0),
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Tanh => x.tanh(),
-    };
-    y as f32
+use vector::{Function, with_activation};
+
+struct Forward<'a> {
+    activation: Activation,
+    x: &'a [f32],
+    y: Shared<'a, f32>,
 }
 
-fn derivative(act: Activation, x: f32) -> f32 {
-    let x = f64::from(x);
-    let pi = std::f64::consts::PI;
-    let y = match act {
-        Activation::Identity => 1.0,
-        Activation::GeluErf => {
-            0.5 * (1.0 + erf(x / 2f64.sqrt())) + x * (-0.5 * x * x).exp() / (2.0 * pi).sqrt()
-        }
-        Activation::GeluTanh => {
-            let root = (2.0 / pi).sqrt();
-            let t = (root * (x + 0.044715 * x * x * x)).tanh();
-            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x)
-        }
-        Activation::Relu => f64::from(u8::from(x > 0.0)),
-        Activation::Silu => {
-            let s = 1.0 / (1.0 + (-x).exp());
-            s * (1.0 + x * (1.0 - s))
-        }
-        Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
-    };
-    y as f32
+#[inline(always)]
+fn forward_piece<S: Simd, A: Function>(s: S, x: &[f32], y: &mut [f32]) {
+    for i in (0..x.len()).step_by(S::LANES) {
+        s.write(y, i, A::value(s, s.read(x, i)));
+    }
+}
+
+impl Task for Forward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let range = elementwise::piece(piece, self.x.len());
+        let x = &self.x[range.clone()];
+        // SAFETY: pieces do not overlap.
+        let y = unsafe { self.y.range(range) };
+        with_activation!(self.activation, forward_piece(s, x, y));
+    }
 }
 
 /// `y = act(x)`.
-pub fn activation_forward(_cpu: &Cpu, act: Activation, x: &[f32], y: &mut [f32]) {
+pub fn activation_forward(cpu: &Cpu, act: Activation, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "activation_forward: x and y differ in length");
-    for i in 0..x.len() {
-        y[i] = value(act, x[i]);
+    elementwise::run(cpu, x.len(), &Forward { activation: act, x, y: Shared::new(y) });
+}
+
+struct Backward<'a> {
+    activation: Activation,
+    pre: &'a [f32],
+    dy: &'a [f32],
+    dx: Shared<'a, f32>,
+}
+
+#[inline(always)]
+fn backward_piece<S: Simd, A: Function>(s: S, pre: &[f32], dy: &[f32], dx: &mut [f32]) {
+    for i in (0..dy.len()).step_by(S::LANES) {
+        s.write(dx, i, s.mul(s.read(dy, i), A::derivative(s, s.read(pre, i))));
+    }
+}
+
+impl Task for Backward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let range = elementwise::piece(piece, self.dy.len());
+        let (pre, dy) = (&self.pre[range.clone()], &self.dy[range.clone()]);
+        // SAFETY: pieces do not overlap.
+        let dx = unsafe { self.dx.range(range) };
+        with_activation!(self.activation, backward_piece(s, pre, dy, dx));
     }
 }
 
 /// `dx = dy · act'(pre)`, where `pre` is what the activation was given.
-pub fn activation_backward(_cpu: &Cpu, act: Activation, pre: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub fn activation_backward(cpu: &Cpu, act: Activation, pre: &[f32], dy: &[f32], dx: &mut [f32]) {
     assert_eq!(pre.len(), dy.len(), "activation_backward: pre and dy differ in length");
     assert_eq!(pre.len(), dx.len(), "activation_backward: pre and dx differ in length");
-    for i in 0..pre.len() {
-        dx[i] = dy[i] * derivative(act, pre[i]);
+    elementwise::run(cpu, dy.len(), &Backward { activation: act, pre, dy, dx: Shared::new(dx) });
+}
+
+/// Columns that one piece of [`activation_backward_bias`] sums.
+const BIAS_COLUMNS: usize = 256;
+/// Rows that one piece sums before the pieces' sums are added in order.
+const BIAS_ROWS: usize = 64;
+
+struct BackwardBias<'a> {
+    activation: Activation,
+    width: usize,
+    rows: usize,
+    pre: Option<&'a [f32]>,
+    dy: &'a [f32],
+    dx: Option<Shared<'a, f32>>,
+    /// `[row pieces, width]`
+    sums: Option<Shared<'a, f32>>,
+}
+
+impl Task for BackwardBias<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        with_activation!(self.activation, backward_bias_piece(s, self, piece));
+    }
+}
+
+#[inline(always)]
+fn backward_bias_piece<S: Simd, A: Function>(s: S, task: &BackwardBias, piece: usize) {
+    let across = task.width.div_ceil(BIAS_COLUMNS);
+    let (row_piece, column_piece) = (piece / across, piece % across);
+    let columns = column_piece * BIAS_COLUMNS..((column_piece + 1) * BIAS_COLUMNS).min(task.width);
+    let mut sums = [0.0; BIAS_COLUMNS];
+    let sums = &mut sums[..columns.len()];
+    for row in row_piece * BIAS_ROWS..((row_piece + 1) * BIAS_ROWS).min(task.rows) {
+        let at = row * task.width + columns.start..row * task.width + columns.end;
+        let dy = &task.dy[at.clone()];
+        let pre = task.pre.map_or(dy, |pre| &pre[at.clone()]);
+        // SAFETY: pieces do not overlap.
+        let dx = task.dx.map_or(&mut [][..], |dx| unsafe { dx.range(at) });
+        for j in (0..dy.len()).step_by(S::LANES) {
+            let gradient = s.mul(s.read(dy, j), A::derivative(s, s.read(pre, j)));
+            if !dx.is_empty() {
+                s.write(dx, j, gradient);
+            }
+            s.write(sums, j, s.add(s.read(sums, j), gradient));
+        }
+    }
+    if let Some(all) = task.sums {
+        let at = row_piece * task.width;
+        // SAFETY: pieces do not overlap.
+        unsafe { all.range(at + columns.start..at + columns.end) }.copy_from_slice(sums);
     }
 }
 
@@ -93,13 +280,13 @@ pub fn activation_backward(_cpu: &Cpu, act: Activation, pre: &[f32], dy: &[f32],
 ///
 /// `pre` may be `None` for [`Activation::Identity`] only; either output may be left out.
 pub fn activation_backward_bias(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     act: Activation,
     width: usize,
     pre: Option<&[f32]>,
     dy: &[f32],
-    mut dx: Option<&mut [f32]>,
-    mut bias_grad: Option<&mut [f32]>,
+    dx: Option<&mut [f32]>,
+    bias_grad: Option<&mut [f32]>,
 ) {
     assert!(width > 0 || dy.is_empty(), "activation_backward_bias: width is zero");
     assert!(
@@ -115,13 +302,21 @@ pub fn activation_backward_bias(
     if let Some(bias_grad) = &bias_grad {
         assert_eq!(bias_grad.len(), width, "activation_backward_bias: bias_grad is not [width]");
     }
-    for i in 0..dy.len() {
-        let gradient = pre.map_or(dy[i], |pre| dy[i] * derivative(act, pre[i]));
-        if let Some(dx) = dx.as_deref_mut() {
-            dx[i] = gradient;
-        }
-        if let Some(bias_grad) = bias_grad.as_deref_mut() {
-            bias_grad[i % width] += gradient;
-        }
+    let rows = dy.len() / width.max(1);
+    assert_eq!(dy.len(), rows * width, "activation_backward_bias: dy is not [rows, width]");
+    let row_pieces = rows.div_ceil(BIAS_ROWS);
+    let mut sums = cpu.scratch(if bias_grad.is_some() { row_pieces * width } else { 0 });
+    let task = BackwardBias {
+        activation: act,
+        width,
+        rows,
+        pre,
+        dy,
+        dx: dx.map(Shared::new),
+        sums: bias_grad.is_some().then(|| Shared::new(&mut sums)),
+    };
+    cpu.run(row_pieces * width.div_ceil(BIAS_COLUMNS), dy.len() <= elementwise::ALONE, &task);
+    if let Some(bias_grad) = bias_grad {
+        elementwise::add_rows(&sums, bias_grad);
     }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::scratch::{Arena, Scratch};
+use crate::simd::{self, Task};
 use crate::{Isa, KernelError};
 
 /// An execution context: instruction set, thread pool, scratch arena. Cloning shares all three.
@@ -20,6 +22,7 @@ struct Inner {
     threads: usize,
     /// The helpers beside the calling thread; none when there is one thread.
     pool: Option<rayon::ThreadPool>,
+    arena: Arena,
 }
 
 impl fmt::Debug for Cpu {
@@ -50,7 +53,7 @@ impl Cpu {
                 .map_err(|source| KernelError::ThreadPool { threads, source })?;
             Some(pool)
         };
-        Ok(Cpu { inner: Arc::new(Inner { isa, threads, pool }) })
+        Ok(Cpu { inner: Arc::new(Inner { isa, threads, pool, arena: Arena::default() }) })
     }
 
     /// The instruction set the kernels run on.
@@ -89,5 +92,19 @@ impl Cpu {
             }
             work();
         });
+    }
+
+    /// Borrows `len` elements of scratch memory.
+    pub(crate) fn scratch(&self, len: usize) -> Scratch<'_> {
+        self.inner.arena.take(len)
+    }
+
+    /// Does all pieces of a task; `alone` keeps to the calling thread what is too small to share.
+    pub(crate) fn run<T: Task>(&self, pieces: usize, alone: bool, task: &T) {
+        if alone {
+            (0..pieces).for_each(|piece| simd::run(self.inner.isa, task, piece));
+        } else {
+            self.for_each_piece(pieces, |piece| simd::run(self.inner.isa, task, piece));
+        }
     }
 }

@@ -16,10 +16,13 @@ mod gemm;
 mod isa;
 mod layer_norm;
 mod loss;
+mod math;
 mod optimizer;
 mod philox;
 mod pooling;
 mod reduce;
+mod scratch;
+mod simd;
 mod softmax;
 
 pub use activation::{Activation, activation_backward, activation_backward_bias, activation_forward};

@@ -1,4 +1,12 @@
 //! Matrix multiplication with bias and activation in its epilogue.
+//!
+//! After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): operands are packed
+//! into panels, a register tile runs over them, blocks of k are added in ascending order. How k is cut depends on
+//! k alone and every element is summed by the same tile, so a row's bits do not depend on its neighbours.
+
+mod driver;
+pub(crate) mod pack;
+pub(crate) mod tile;
 
 use crate::{Activation, Cpu};
 
@@ -42,7 +50,7 @@ pub struct Gemm<'a> {
 ///
 /// `pre_activation` `[m, n]`, if given, receives what the activation was applied to.
 /// A row's bits depend on its own row of `A` and on `B` alone, not on `m` nor on where the row stands.
-pub fn gemm(_cpu: &Cpu, g: &Gemm, c: &mut [f32], mut pre_activation: Option<&mut [f32]>) {
+pub fn gemm(cpu: &Cpu, g: &Gemm, c: &mut [f32], pre_activation: Option<&mut [f32]>) {
     let &Gemm { m, n, k, .. } = g;
     assert_eq!(g.a.len(), m * k, "gemm: a has not m·k elements");
     assert_eq!(g.b.len(), k * n, "gemm: b has not k·n elements");
@@ -52,33 +60,5 @@ pub fn gemm(_cpu: &Cpu, g: &Gemm, c: &mut [f32], mut pre_activation: Option<&mut
         pre_activation.as_ref().is_none_or(|pre| pre.len() == m * n),
         "gemm: pre_activation is not [m, n]"
     );
-    let mut row = vec![0.0f32; n];
-    for i in 0..m {
-        row.fill(0.0);
-        for p in 0..k {
-            let a = if g.layout == Layout::Tn { g.a[p * m + i] } else { g.a[i * k + p] };
-            if g.layout == Layout::Nt {
-                for (j, sum) in row.iter_mut().enumerate() {
-                    *sum += a * g.b[j * k + p];
-                }
-            } else {
-                for (sum, b) in row.iter_mut().zip(&g.b[p * n..]) {
-                    *sum += a * b;
-                }
-            }
-        }
-        for j in 0..n {
-            let mut value = g.scale * row[j];
-            if g.accumulate {
-                value += c[i * n + j];
-            }
-            if let Some(bias) = g.bias {
-                value += bias[j];
-            }
-            if let Some(pre) = pre_activation.as_deref_mut() {
-                pre[i * n + j] = value;
-            }
-            c[i * n + j] = crate::activation::value(g.activation, value);
-        }
-    }
+    driver::multiply(cpu, g, c, pre_activation);
 }
