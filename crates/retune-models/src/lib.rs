@@ -1,1 +1,13 @@
-//! Being built.
+//! Model families, one file each: architecture, configuration, the reference's weight names, layer groups.
+//!
+//! A family declares its parameters under the names of its reference implementation, group by group in depth order, and
+//! computes its outputs through `retune-nn`. [`text::FAMILIES`] is the registry that the tests walk.
+//! Knows no dataset, no loss and no training loop.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod error;
+//mod load;
+pub mod text;
+
+pub use error::ModelError;

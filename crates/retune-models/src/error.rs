@@ -1,0 +1,72 @@
+//! What can be wrong with a model's description or its weights.
+
+use retune_checkpoint::CheckpointError;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// `model_type` names no family.
+    #[error("config.json says model_type \"{model_type}\", which Retune does not know; it knows {known}")]
+    UnknownFamily {
+        /// What the configuration says.
+        model_type: String,
+        /// The registered names.
+        known: String,
+    },
+    /// A configuration value cannot be used.
+    #[error("config.json: {key} = {value}: {problem}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A tensor of the checkpoint has another shape than the configuration asks for.
+    #[error("tensor {name}: the checkpoint has shape {found:?}, config.json asks for {expected:?}")]
+    Shape {
+        /// The parameter.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape by the configuration.
+        expected: Vec<usize>,
+    },
+    /// The checkpoint lacks parameters of the backbone.
+    #[error(
+        "{count} parameters of the backbone are missing from the checkpoint, the first is {first}; if this checkpoint \
+         is incomplete on purpose, set model.allow_missing = true and they are initialized anew"
+    )]
+    Missing {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// The checkpoint has tensors that this model does not.
+    #[error(
+        "{count} tensors of the checkpoint fit nowhere in this model, the first is {first}; if they are not needed, set \
+         model.allow_unused = true"
+    )]
+    Unused {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// No layer has a name that LoRA was asked to adapt.
+    #[error(
+        "target_modules names \"{target}\", but no linear layer of this model ends in that; it has {known}"
+    )]
+    LoraTarget {
+        /// The name asked for.
+        target: String,
+        /// The last parts of the layers' names.
+        known: String,
+    },
+    /// Reading the checkpoint failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
