@@ -8,8 +8,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::CheckpointError;
 use crate::Result;
+use crate::error::CheckpointError;
 
 /// Distinguishes temporary names made by one process.
 static SEQUENCE: AtomicU64 = AtomicU64::new(0);

@@ -7,10 +7,23 @@
 #![deny(unsafe_code)]
 
 pub mod atomic;
+pub mod dtype;
 pub mod error;
+pub mod hash;
+mod index;
+mod map;
+mod pickle;
+mod safetensors;
+pub mod save;
+pub mod weights;
 
 pub use atomic::{available_space, ensure_space, write_atomic};
+pub use dtype::Dtype;
 pub use error::CheckpointError;
+pub use hash::{FileHash, hash_file};
+pub use pickle::WrapperRule;
+pub use save::{NamedTensor, Saved, TensorData, save_safetensors, save_sharded};
+pub use weights::{OpenOptions, TensorInfo, Weights};
 
 /// Result of this crate's operations.
 pub type Result<T, E = CheckpointError> = std::result::Result<T, E>;

@@ -1,0 +1,118 @@
+//! Writing weights, against the bytes that the reference implementations write.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use retune_checkpoint::{Dtype, NamedTensor, TensorData, Weights, save_safetensors, save_sharded};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/checkpoint").join(name)
+}
+
+fn format_pt() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+fn tensor<'a>(name: &'a str, shape: &'a [usize], values: &'a [f32]) -> NamedTensor<'a> {
+    NamedTensor { name, shape, data: TensorData::F32(values) }
+}
+
+#[test]
+fn a_file_equals_the_reference_library_s_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let tensors = [
+        tensor("linear.weight", &[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        tensor("linear.bias", &[2], &[0.5, -0.5]),
+        tensor("embeddings.weight", &[4, 1], &[0.0, 1.0, 2.0, 3.0]),
+    ];
+    save_safetensors(&path, &tensors, &format_pt()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), fs::read(fixture("reference.safetensors")).unwrap());
+
+    // 1.0 and 2.0 in bfloat16 are 0x3f80 and 0x4000.
+    let tensors = [
+        NamedTensor {
+            name: "a",
+            shape: &[2],
+            data: TensorData::Bytes(Dtype::Bf16, &[0x80, 0x3f, 0x00, 0x40]),
+        },
+        NamedTensor {
+            name: "b",
+            shape: &[1],
+            data: TensorData::Bytes(Dtype::I64, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        },
+        tensor("c", &[3], &[1.0, 2.0, 3.0]),
+    ];
+    save_safetensors(&path, &tensors, &format_pt()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), fs::read(fixture("reference_mixed.safetensors")).unwrap());
+}
+
+#[test]
+fn tied_tensors_are_written_once_and_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let values = vec![1.0; 4];
+    let tensors = [tensor("embeddings", &[2, 2], &values), tensor("decoder", &[2, 2], &values)];
+    save_safetensors(&path, &tensors, &format_pt()).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    assert_eq!(weights.names().collect::<Vec<_>>(), ["embeddings"]);
+    assert_eq!(weights.metadata()["decoder"], "embeddings");
+}
+
+#[test]
+fn shards_have_transformers_names_and_index_and_replace_an_earlier_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = [tensor("a", &[4], &[1.0; 4]), tensor("b", &[2], &[2.0; 2]), tensor("c", &[9], &[3.0; 9])];
+    let saved = save_sharded(folder.path(), &tensors, &format_pt(), 24).unwrap();
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    assert_eq!(saved.files, [shards[0], shards[1], "model.safetensors.index.json"]);
+    let index = fs::read_to_string(folder.path().join("model.safetensors.index.json")).unwrap();
+    // 15 values, 60 bytes; the layout is that of fixtures/checkpoint/sharded_bert.
+    let expected = r#"{
+  "metadata": {
+    "total_parameters": 15,
+    "total_size": 60
+  },
+  "weight_map": {
+    "a": "model-00001-of-00002.safetensors",
+    "b": "model-00001-of-00002.safetensors",
+    "c": "model-00002-of-00002.safetensors"
+  }
+}
+"#;
+    assert_eq!(index, expected);
+    assert_eq!(Weights::open(folder.path()).unwrap().to_f32("c").unwrap(), [3.0; 9]);
+
+    // Saved again whole: the shards and the index are gone.
+    let saved = save_sharded(folder.path(), &tensors, &format_pt(), 1 << 30).unwrap();
+    assert_eq!(saved.files, ["model.safetensors"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_index_has_the_layout_of_the_reference_s() {
+    let reference = fs::read_to_string(fixture("sharded_bert/model.safetensors.index.json")).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&reference).unwrap();
+    assert_eq!(serde_json::to_string_pretty(&value).unwrap() + "\n", reference);
+    assert_eq!(
+        value["metadata"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["total_parameters", "total_size"]
+    );
+}
+
+#[test]
+fn a_length_that_does_not_fit_its_shape_and_a_repeated_name_are_refused_before_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let save =
+        |tensors: &[NamedTensor]| save_safetensors(&path, tensors, &format_pt()).unwrap_err().to_string();
+    assert!(
+        save(&[tensor("a", &[2, 3], &[0.0; 5])])
+            .contains("tensor `a`: has shape [2, 3] of F32, but 20 bytes")
+    );
+    assert!(save(&[tensor("a", &[usize::MAX, 2], &[0.0; 5])]).contains("tensor `a`"));
+    assert!(save(&[tensor("a", &[1], &[0.0]), tensor("a", &[1], &[1.0])]).contains("given twice"));
+    assert!(save(&[tensor("__metadata__", &[1], &[0.0])]).contains("reserves"));
+    assert!(!path.exists());
+}
