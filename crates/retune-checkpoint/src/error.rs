@@ -172,7 +172,8 @@ impl CheckpointError {
 /// Cuts text that comes from a file, so that a hostile name cannot flood a message.
 pub(crate) fn shorten(text: &str) -> String {
     const LIMIT: usize = 200;
-    let mut short: String = text.chars().take(LIMIT).flat_map(char::escape_debug).collect();
+    let mut short: String =
+        text.chars().take(LIMIT).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(LIMIT).is_some() {
         short.push('…');
     }

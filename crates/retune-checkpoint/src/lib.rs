@@ -7,22 +7,30 @@
 #![deny(unsafe_code)]
 
 pub mod atomic;
+pub mod config;
 pub mod dtype;
 pub mod error;
 pub mod hash;
 mod index;
 mod map;
+mod pattern;
 mod pickle;
+pub mod report;
 mod safetensors;
 pub mod save;
+mod strided;
+pub mod transform;
 pub mod weights;
 
 pub use atomic::{available_space, ensure_space, write_atomic};
+pub use config::ModelConfig;
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use hash::{FileHash, hash_file};
 pub use pickle::WrapperRule;
+pub use report::{LoadReport, Reshaped, Transformed};
 pub use save::{NamedTensor, Saved, TensorData, save_safetensors, save_sharded};
+pub use transform::{Rule, Sizes, Tensor, Tensors, Transform};
 pub use weights::{OpenOptions, TensorInfo, Weights};
 
 /// Result of this crate's operations.

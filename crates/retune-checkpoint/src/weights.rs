@@ -338,22 +338,10 @@ fn is_weight_file(path: &Path) -> bool {
 
 /// Copies a strided view into row-major order. `stored` reaches to the view's last element.
 fn gather(stored: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
-    let elements: usize = shape.iter().product();
-    let mut gathered = Vec::with_capacity(elements * size);
-    let mut index = vec![0; shape.len()];
-    let mut element = 0;
-    for _ in 0..elements {
+    let mut gathered = Vec::with_capacity(shape.iter().product::<usize>() * size);
+    crate::strided::for_each(shape, strides, |element| {
         gathered.extend_from_slice(&stored[element * size..(element + 1) * size]);
-        for axis in (0..shape.len()).rev() {
-            index[axis] += 1;
-            element += strides[axis];
-            if index[axis] < shape[axis] {
-                break;
-            }
-            element -= strides[axis] * shape[axis];
-            index[axis] = 0;
-        }
-    }
+    });
     gathered
 }
 
