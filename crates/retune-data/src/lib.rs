@@ -4,18 +4,39 @@
 //! here knows of tensors or models: a batch leaves as plain integers, packed and never padded.
 #![forbid(unsafe_code)]
 
+mod batch;
+mod check;
 mod csv;
+mod dataset;
 mod dialect;
 mod encoding;
 mod error;
+mod export;
 mod finding;
 mod jsonl;
+mod labels;
+mod leakage;
+mod length;
 mod parquet;
 mod read;
+mod roles;
 mod scan;
+mod split;
 mod table;
+mod tokenize;
+mod tokenizer_files;
 
+pub use batch::{BatchOrder, EpochBatches, TokenBatch, pack};
+pub use check::{CheckOptions, check_table};
+pub use dataset::{DatasetOptions, OnMissing, Target, TextDataset, TextExample};
 pub use error::{DataError, nearest};
+pub use export::{dataset_hash, write_delimited, write_json_lines, write_table};
 pub use finding::{Finding, Severity};
+pub use labels::LabelSet;
+pub use leakage::check_splits;
+pub use length::{LengthPercentiles, LengthPolicy, LengthReport, OverLength};
 pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_table};
+pub use roles::{RoleOverrides, Roles, TargetKind, infer_roles};
+pub use split::{Split, SplitOptions, hold_out, k_fold};
 pub use table::{Row, Table, Value};
+pub use tokenize::{EncodedDataset, Encoding, TextTokenizer, TokenSequence};

@@ -1,0 +1,234 @@
+//! Which samples make up which batch, as a pure function of (seed, epoch, cursor), and packing them.
+//!
+//! A resumed run asks for batch 17 of epoch 3 and gets the very batch that the uninterrupted run had.
+
+use crate::tokenize::TokenSequence;
+
+/// The golden-ratio increment of SplitMix64 (Steele, Lea, Flood 2014).
+const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// SplitMix64's output function: a bijection of 64 bits that scatters its input.
+pub(crate) fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+/// The `counter`-th random number under a key.
+pub(crate) fn random(key: u64, counter: u64) -> u64 {
+    mix(key.wrapping_add(counter.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA)))
+}
+
+/// The order of samples over all epochs of a run.
+#[derive(Debug, Clone)]
+pub struct BatchOrder {
+    lengths: Vec<u32>,
+    batch_size: usize,
+    seed: u64,
+    group_by_length: bool,
+    shuffle: bool,
+    drop_last: bool,
+}
+
+impl BatchOrder {
+    /// An order over samples of the given lengths in tokens. A `batch_size` of 0 counts as 1.
+    ///
+    /// With `group_by_length` samples of like length share a batch, as Hugging Face's `LengthGroupedSampler`
+    /// does it: a random permutation is cut into mega-batches of up to 50 batches, and each is sorted by
+    /// length. Here the batches of a mega-batch are then shuffled, so that length does not follow the step;
+    /// the very longest sample is in the first batch, so that memory runs out at once or not at all.
+    pub fn new(
+        lengths: Vec<u32>,
+        batch_size: usize,
+        seed: u64,
+        group_by_length: bool,
+        shuffle: bool,
+        drop_last: bool,
+    ) -> Self {
+        BatchOrder { lengths, batch_size: batch_size.max(1), seed, group_by_length, shuffle, drop_last }
+    }
+
+    /// An order for evaluation: file order, nothing dropped.
+    pub fn sequential(samples: usize, batch_size: usize) -> Self {
+        Self::new(vec![1; samples], batch_size, 0, false, false, false)
+    }
+
+    /// Number of batches in every epoch.
+    pub fn batches_per_epoch(&self) -> usize {
+        let samples = self.lengths.len();
+        if self.drop_last { samples / self.batch_size } else { samples.div_ceil(self.batch_size) }
+    }
+
+    /// The batches of one epoch, counted from 0.
+    pub fn epoch(&self, epoch: u64) -> EpochBatches {
+        let mut order: Vec<u32> = (0..self.lengths.len() as u32).collect();
+        let key = mix(self.seed ^ mix(epoch.wrapping_add(GOLDEN_GAMMA)));
+        if self.shuffle {
+            permute(&mut order, key);
+        }
+        if self.group_by_length {
+            self.group(&mut order, mix(key));
+        }
+        EpochBatches { order, batch_size: self.batch_size, batches: self.batches_per_epoch() }
+    }
+
+    fn group(&self, order: &mut [u32], key: u64) {
+        let samples = order.len();
+        let batches_in_mega = (samples / (self.batch_size * 4)).clamp(1, 50);
+        let mega = batches_in_mega * self.batch_size;
+        for (index, chunk) in order.chunks_mut(mega).enumerate() {
+            // A stable sort: among equal lengths the random order stays.
+            chunk.sort_by_key(|&sample| std::cmp::Reverse(self.lengths[sample as usize]));
+            if !self.shuffle {
+                continue;
+            }
+            let whole = chunk.len() / self.batch_size;
+            let mut batch_order: Vec<u32> = (0..whole as u32).collect();
+            permute(&mut batch_order, random(key, index as u64));
+            let sorted = chunk.to_vec();
+            for (to, from) in batch_order.into_iter().enumerate() {
+                let (to, from) = (to * self.batch_size, from as usize * self.batch_size);
+                chunk[to..to + self.batch_size].copy_from_slice(&sorted[from..from + self.batch_size]);
+            }
+        }
+        let longest =
+            (0..samples).max_by_key(|&place| (self.lengths[order[place] as usize], std::cmp::Reverse(place)));
+        if let Some(place) = longest.filter(|&place| place >= self.batch_size) {
+            order.swap(0, place);
+        }
+    }
+}
+
+/// Fisher–Yates with a counter-based generator; the bias of the multiply-shift is below 2⁻³².
+fn permute(order: &mut [u32], key: u64) {
+    for last in (1..order.len()).rev() {
+        let pick = ((u128::from(random(key, last as u64)) * (last as u128 + 1)) >> 64) as usize;
+        order.swap(last, pick);
+    }
+}
+
+/// The batches of one epoch.
+#[derive(Debug, Clone)]
+pub struct EpochBatches {
+    order: Vec<u32>,
+    batch_size: usize,
+    batches: usize,
+}
+
+impl EpochBatches {
+    /// Number of batches.
+    pub fn batches(&self) -> usize {
+        self.batches
+    }
+
+    /// The sample indices of a batch; empty beyond the last.
+    pub fn batch(&self, index: usize) -> Vec<u32> {
+        if index >= self.batches {
+            return Vec::new();
+        }
+        let start = index * self.batch_size;
+        self.order[start..(start + self.batch_size).min(self.order.len())].to_vec()
+    }
+}
+
+/// Token sequences one behind the other, without padding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokenBatch {
+    /// Token ids, `[tokens]`.
+    pub token_ids: Vec<u32>,
+    /// Segment ids, `[tokens]`.
+    pub type_ids: Vec<u32>,
+    /// Positions within each sequence from 0, `[tokens]`; a family with an offset (RoBERTa) adds its own.
+    pub position_ids: Vec<u32>,
+    /// Cumulative starts, `[sequences + 1]`, as FlashAttention's `cu_seqlens`.
+    pub offsets: Vec<u32>,
+}
+
+impl TokenBatch {
+    /// Number of sequences.
+    pub fn sequences(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+}
+
+/// Packs sequences into a batch. All of them together must have fewer than 2³² tokens.
+pub fn pack(sequences: &[&TokenSequence]) -> TokenBatch {
+    let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+    let mut batch = TokenBatch {
+        token_ids: Vec::with_capacity(tokens),
+        type_ids: Vec::with_capacity(tokens),
+        position_ids: Vec::with_capacity(tokens),
+        offsets: Vec::with_capacity(sequences.len() + 1),
+    };
+    batch.offsets.push(0);
+    for sequence in sequences {
+        batch.token_ids.extend_from_slice(&sequence.ids);
+        batch.type_ids.extend_from_slice(&sequence.type_ids);
+        batch.position_ids.extend(0..sequence.ids.len() as u32);
+        batch.offsets.push(batch.token_ids.len() as u32);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(epoch: &EpochBatches) -> Vec<u32> {
+        (0..epoch.batches()).flat_map(|index| epoch.batch(index)).collect()
+    }
+
+    #[test]
+    fn an_epoch_is_a_function_of_its_number_and_the_seed() {
+        let order = |seed| BatchOrder::new(vec![1; 100], 8, seed, false, true, false);
+        assert_eq!(flat(&order(1).epoch(3)), flat(&order(1).epoch(3)));
+        assert_ne!(flat(&order(1).epoch(3)), flat(&order(1).epoch(4)));
+        assert_ne!(flat(&order(1).epoch(3)), flat(&order(2).epoch(3)));
+    }
+
+    #[test]
+    fn without_shuffling_the_order_is_the_files() {
+        let epoch = BatchOrder::sequential(5, 2).epoch(9);
+        assert_eq!((epoch.batch(0), epoch.batch(2), epoch.batch(3)), (vec![0, 1], vec![4], vec![]));
+    }
+
+    #[test]
+    fn dropping_the_last_batch_leaves_whole_ones() {
+        let order = BatchOrder::new(vec![1; 10], 4, 0, false, true, true);
+        assert_eq!(order.batches_per_epoch(), 2);
+        assert!((0..2).all(|index| order.epoch(0).batch(index).len() == 4));
+    }
+
+    #[test]
+    fn grouping_by_length_makes_batches_of_like_lengths_with_the_longest_first() {
+        let lengths: Vec<u32> = (0..1000).map(|index| (random(5, index) % 100) as u32 + 1).collect();
+        let order = BatchOrder::new(lengths.clone(), 10, 1, true, true, false);
+        let epoch = order.epoch(0);
+        assert!(
+            epoch.batch(0).iter().any(|&sample| lengths[sample as usize] == *lengths.iter().max().unwrap())
+        );
+        let spread = |epoch: &EpochBatches| -> u32 {
+            (0..epoch.batches())
+                .map(|index| epoch.batch(index).into_iter().map(|sample| lengths[sample as usize]).collect())
+                .map(|lengths: Vec<u32>| lengths.iter().max().unwrap() - lengths.iter().min().unwrap())
+                .sum()
+        };
+        let ungrouped = BatchOrder::new(lengths.clone(), 10, 1, false, true, false).epoch(0);
+        assert!(spread(&epoch) * 5 < spread(&ungrouped));
+    }
+
+    #[test]
+    fn packing_counts_positions_per_sequence() {
+        let sequence = |ids: &[u32]| TokenSequence { ids: ids.to_vec(), type_ids: vec![0; ids.len()] };
+        let batch = pack(&[&sequence(&[5, 6, 7]), &sequence(&[8])]);
+        assert_eq!(batch.token_ids, [5, 6, 7, 8]);
+        assert_eq!(batch.position_ids, [0, 1, 2, 0]);
+        assert_eq!(batch.offsets, [0, 3, 4]);
+        assert_eq!((batch.sequences(), batch.tokens()), (2, 4));
+    }
+}

@@ -1,0 +1,316 @@
+//! Splitting a dataset: by the hash of the content, stratified by class, whole groups at a time.
+//!
+//! No random generator is involved. A row's place depends on what it says and on the seed, not on where it
+//! stands, so a file that is shuffled or appended to keeps its split.
+
+use crate::batch::mix;
+use crate::dataset::{Target, TextDataset};
+use crate::error::DataError;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap};
+
+/// How to split.
+#[derive(Debug, Clone)]
+pub struct SplitOptions {
+    /// Another seed gives another split.
+    pub seed: u64,
+    /// Keep the classes' shares. Then appending a row can move one other row of its class across the border;
+    /// without, a row never moves, but the shares are met only on average.
+    pub stratified: bool,
+    /// Rows with equal values in this column (an author, a patient) stay together. Rows with equal texts
+    /// always do.
+    pub group_column: Option<String>,
+}
+
+impl Default for SplitOptions {
+    fn default() -> Self {
+        SplitOptions { seed: 0, stratified: true, group_column: None }
+    }
+}
+
+/// Indices of the examples on either side, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// The larger part.
+    pub train: Vec<usize>,
+    /// The part held out.
+    pub held_out: Vec<usize>,
+}
+
+/// Rows that stay together.
+struct Unit {
+    hash: u64,
+    stratum: u32,
+    rows: Vec<usize>,
+}
+
+/// Holds out a fraction of the examples, for validation or for test.
+///
+/// Stratified, each class puts the same share there, rounded, and at least one group on either side.
+///
+/// # Errors
+/// [`DataError::Setting`] unless 0 < `fraction` < 1, [`DataError::UnknownColumn`], and [`DataError::Split`]
+/// when a class would be missing on one side.
+pub fn hold_out(dataset: &TextDataset, fraction: f64, options: &SplitOptions) -> Result<Split, DataError> {
+    if !(fraction > 0.0 && fraction < 1.0) {
+        return Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")));
+    }
+    let units = units(dataset, options)?;
+    let mut held_out = vec![false; dataset.len()];
+    let mark = |unit: &Unit, held_out: &mut [bool]| unit.rows.iter().for_each(|&row| held_out[row] = true);
+    if options.stratified {
+        for stratum in strata(&units).into_values() {
+            let rows: usize = stratum.iter().map(|unit| unit.rows.len()).sum();
+            let wanted = (rows as f64 * fraction).round().max(1.0) as usize;
+            let mut taken = 0;
+            // The last unit stays in training even if it is all there is; the check below then says so.
+            for unit in &stratum[..stratum.len().saturating_sub(1)] {
+                if taken >= wanted {
+                    break;
+                }
+                taken += unit.rows.len();
+                mark(unit, &mut held_out);
+            }
+        }
+    } else {
+        let border = (fraction * u64::MAX as f64) as u64;
+        units.iter().filter(|unit| unit.hash < border).for_each(|unit| mark(unit, &mut held_out));
+    }
+    let (held_out, train): (Vec<usize>, Vec<usize>) = (0..dataset.len()).partition(|&row| held_out[row]);
+    let split = Split { train, held_out };
+    for (side, rows) in [("training", &split.train), ("held-out", &split.held_out)] {
+        check_classes(dataset, rows, side, options)?;
+    }
+    Ok(split)
+}
+
+/// Cuts the examples into `folds` parts; each is held out once.
+///
+/// # Errors
+/// As [`hold_out`]; `folds` must be at least 2.
+pub fn k_fold(dataset: &TextDataset, folds: usize, options: &SplitOptions) -> Result<Vec<Split>, DataError> {
+    if folds < 2 {
+        return Err(DataError::Setting(format!("cross-validation takes at least 2 folds, not {folds}")));
+    }
+    let units = units(dataset, options)?;
+    let mut fold_of = vec![0; dataset.len()];
+    let assign = |unit: &Unit, fold: usize, fold_of: &mut [usize]| {
+        unit.rows.iter().for_each(|&row| fold_of[row] = fold);
+    };
+    if options.stratified {
+        let mut rows_in = vec![0usize; folds];
+        for stratum in strata(&units).into_values() {
+            let mut of_stratum = vec![0usize; folds];
+            for unit in stratum {
+                // Where this class, and then the whole, has the fewest rows so far.
+                let fold = (0..folds).min_by_key(|&fold| (of_stratum[fold], rows_in[fold])).unwrap_or(0);
+                of_stratum[fold] += unit.rows.len();
+                rows_in[fold] += unit.rows.len();
+                assign(unit, fold, &mut fold_of);
+            }
+        }
+    } else {
+        for unit in &units {
+            let fold = ((u128::from(unit.hash) * folds as u128) >> 64) as usize;
+            assign(unit, fold, &mut fold_of);
+        }
+    }
+    let splits: Vec<Split> = (0..folds)
+        .map(|fold| {
+            let (held_out, train) = (0..dataset.len()).partition(|&row| fold_of[row] == fold);
+            Split { train, held_out }
+        })
+        .collect();
+    for (fold, split) in splits.iter().enumerate() {
+        check_classes(dataset, &split.train, &format!("training part of fold {}", fold + 1), options)?;
+        if split.held_out.is_empty() {
+            return Err(DataError::Split(format!(
+                "fold {} of {folds} is empty: {} examples in {} groups are too few",
+                fold + 1,
+                dataset.len(),
+                units.len()
+            )));
+        }
+    }
+    Ok(splits)
+}
+
+fn units(dataset: &TextDataset, options: &SplitOptions) -> Result<Vec<Unit>, DataError> {
+    let group = options.group_column.as_deref().map(|name| dataset.column_index(name)).transpose()?;
+    let mut by_key: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut units: Vec<Unit> = Vec::new();
+    for (row, example) in dataset.examples.iter().enumerate() {
+        let group_value = group
+            .and_then(|column| dataset.source_value(row, column))
+            .and_then(|value| value.as_text().map(|text| text.trim().to_owned()))
+            .filter(|value| !value.is_empty());
+        let mut hasher = Sha256::new();
+        match group_value {
+            Some(value) => hasher.update(value.as_bytes()),
+            None => {
+                hasher.update(example.text.as_bytes());
+                hasher.update([0]);
+                hasher.update(example.text_pair.as_deref().unwrap_or_default().as_bytes());
+            }
+        }
+        let key = hasher.finalize().to_vec();
+        let hash = key.iter().take(8).fold(0u64, |hash, byte| hash << 8 | u64::from(*byte));
+        let unit = *by_key.entry(key).or_insert_with(|| {
+            units.push(Unit { hash: mix(hash ^ mix(options.seed)), stratum: 0, rows: Vec::new() });
+            units.len() - 1
+        });
+        units[unit].rows.push(row);
+    }
+    let counts = dataset.class_counts();
+    for unit in &mut units {
+        unit.stratum = stratum(dataset, unit, &counts);
+    }
+    units.sort_by_key(|unit| (unit.hash, unit.rows.first().copied()));
+    Ok(units)
+}
+
+/// The unit's rarest class, which is the one that most needs care; without classes one stratum holds all.
+fn stratum(dataset: &TextDataset, unit: &Unit, counts: &[usize]) -> u32 {
+    let classes = unit.rows.iter().flat_map(|&row| match &dataset.examples[row].target {
+        Target::Class(class) => std::slice::from_ref(class),
+        Target::Classes(classes) => classes.as_slice(),
+        _ => &[],
+    });
+    classes.copied().min_by_key(|&class| (counts[class as usize], class)).unwrap_or(u32::MAX)
+}
+
+/// Units by stratum, each in hash order.
+fn strata(units: &[Unit]) -> BTreeMap<u32, Vec<&Unit>> {
+    let mut strata: BTreeMap<u32, Vec<&Unit>> = BTreeMap::new();
+    for unit in units {
+        strata.entry(unit.stratum).or_default().push(unit);
+    }
+    strata
+}
+
+fn check_classes(
+    dataset: &TextDataset,
+    rows: &[usize],
+    side: &str,
+    options: &SplitOptions,
+) -> Result<(), DataError> {
+    if rows.is_empty() {
+        return Err(DataError::Split(format!("{}: the {side} part is empty", dataset.path().display())));
+    }
+    let mut present = vec![false; dataset.labels.len()];
+    for &row in rows {
+        match &dataset.examples[row].target {
+            Target::Class(class) => present[*class as usize] = true,
+            Target::Classes(classes) => classes.iter().for_each(|&class| present[class as usize] = true),
+            _ => {}
+        }
+    }
+    let counts = dataset.class_counts();
+    let missing: Vec<String> = (0..present.len())
+        .filter(|&class| !present[class] && counts[class] > 0)
+        .map(|class| {
+            format!(
+                "`{}` ({} in all)",
+                dataset.labels.names()[class],
+                crate::finding::count(counts[class], "example")
+            )
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let grouped = match &options.group_column {
+        Some(column) => format!(", since rows of one `{column}` stay together"),
+        None => String::new(),
+    };
+    Err(DataError::Split(format!(
+        "{}: the {side} part would have no example of {}{grouped}; add examples, drop the class, or give a \
+         validation file",
+        dataset.path().display(),
+        missing.join(", ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::DatasetOptions;
+    use crate::read::{ReadOptions, read_bytes};
+    use crate::roles::{RoleOverrides, infer_roles};
+    use std::path::Path;
+
+    fn dataset(rows: &[(String, &str, &str)]) -> TextDataset {
+        let mut text = "author,text,label\n".to_owned();
+        for (message, label, author) in rows {
+            text.push_str(&format!("{author},{message},{label}\n"));
+        }
+        let table = read_bytes(Path::new("t.csv"), text.into_bytes(), &ReadOptions::default()).unwrap();
+        let roles = infer_roles(&table, &RoleOverrides::default()).unwrap();
+        TextDataset::new(table, roles, &DatasetOptions::default()).unwrap()
+    }
+
+    fn rows(from: usize, to: usize) -> Vec<(String, &'static str, &'static str)> {
+        let authors = ["ann", "bob", "cid", "dan", "eve", "fay", "gus"];
+        (from..to)
+            .map(|row| {
+                (format!("message {row}"), if row % 4 == 0 { "rare" } else { "common" }, authors[row % 7])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_class_gives_its_share() {
+        let dataset = dataset(&rows(0, 200));
+        let split = hold_out(&dataset, 0.1, &SplitOptions::default()).unwrap();
+        assert_eq!((split.train.len(), split.held_out.len()), (180, 20));
+        assert_eq!(dataset.select(&split.held_out).class_counts(), [15, 5]);
+    }
+
+    #[test]
+    fn appended_rows_leave_an_unstratified_split_as_it_was_and_move_few_of_a_stratified_one() {
+        let (before, after) = (dataset(&rows(0, 200)), dataset(&rows(0, 210)));
+        let hashed = SplitOptions { stratified: false, ..Default::default() };
+        let held = |dataset: &TextDataset, options: &SplitOptions| {
+            let split = hold_out(dataset, 0.1, options).unwrap();
+            split.held_out.into_iter().filter(|row| *row < 200).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&before, &hashed), held(&after, &hashed));
+        let (before, after) = (held(&before, &Default::default()), held(&after, &Default::default()));
+        let moved = before.iter().filter(|row| !after.contains(row)).count();
+        assert!(moved <= 10, "{moved} rows moved");
+    }
+
+    #[test]
+    fn groups_and_equal_texts_stay_together() {
+        let grouped = SplitOptions { group_column: Some("author".into()), ..Default::default() };
+        let all = rows(0, 140);
+        let dataset = dataset(&all);
+        let split = hold_out(&dataset, 0.3, &grouped).unwrap();
+        assert!(split.held_out.iter().all(|&a| split.train.iter().all(|&b| all[a].2 != all[b].2)));
+    }
+
+    #[test]
+    fn a_class_of_one_would_vanish_and_is_an_error() {
+        let mut all = rows(0, 40);
+        all.push(("the only one".into(), "lonely", "ann"));
+        let error = hold_out(&dataset(&all), 0.2, &SplitOptions::default()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "t.csv: the held-out part would have no example of `lonely` (1 example in all); add examples, drop \
+             the class, or give a validation file"
+        );
+    }
+
+    #[test]
+    fn folds_partition_the_rows_with_even_classes() {
+        let dataset = dataset(&rows(0, 103));
+        let folds = k_fold(&dataset, 5, &SplitOptions::default()).unwrap();
+        let mut all: Vec<usize> = folds.iter().flat_map(|fold| fold.held_out.clone()).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..103).collect::<Vec<_>>());
+        for fold in &folds {
+            let counts = dataset.select(&fold.held_out).class_counts();
+            assert!((15..=16).contains(&counts[0]) && (5..=6).contains(&counts[1]), "{counts:?}");
+        }
+    }
+}
