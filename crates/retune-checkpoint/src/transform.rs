@@ -272,10 +272,9 @@ fn join(
 ) -> Step<Tensors> {
     let patterns: Vec<Pattern> = parts.iter().map(|part| Pattern::new(part)).collect();
     let whole = Pattern::new(whole);
-    if let Some(name) = tensors.keys().find(|name| whole.captures(name).is_some()) {
-        if patterns.iter().all(|pattern| pattern.captures(name).is_none()) {
-            return Err(ambiguous(name));
-        }
+    let part = |name: &String| patterns.iter().any(|pattern| pattern.captures(name).is_some());
+    if let Some(name) = tensors.keys().find(|name| whole.captures(name).is_some() && !part(name)) {
+        return Err(ambiguous(name));
     }
     // Any part found asks for the others, so that a missing one is noticed whichever it is.
     let mut groups: Vec<Vec<String>> = Vec::new();

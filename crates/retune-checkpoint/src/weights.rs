@@ -1,7 +1,7 @@
 //! One view of a checkpoint's weights, whichever files and formats they are in: names, shapes, and values as `f32`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::pickle::{self, WrapperRule};
 use crate::{Result, safetensors};
 
 /// Weight files of a folder, in the order in which they are looked for.
-const FOLDER_FILES: [&str; 4] = [
+pub(crate) const FOLDER_FILES: [&str; 4] = [
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -239,9 +239,7 @@ impl Weights {
         let folder = crate::atomic::parent(index);
         let mut weights = Self::empty(folder);
         weights.files.push(index.to_path_buf());
-        let mut shards: Vec<&String> = shard_of.values().collect();
-        shards.sort();
-        shards.dedup();
+        let shards: BTreeSet<&String> = shard_of.values().collect();
         for shard in shards {
             weights.add_file(FileBytes::open(&folder.join(shard))?, options)?;
         }
@@ -297,6 +295,17 @@ impl Weights {
         self.tensors.push(entry);
         Ok(())
     }
+}
+
+/// The weight files of a folder, relative to it, as [`Weights::open`] would read them: an index first, then its shards.
+pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let file = find_in(folder)?;
+    let mut files: Vec<PathBuf> = file.file_name().map(PathBuf::from).into_iter().collect();
+    if file.extension().is_some_and(|ending| ending == "json") {
+        let shards = crate::index::read(&file)?;
+        files.extend(shards.values().collect::<BTreeSet<_>>().into_iter().map(PathBuf::from));
+    }
+    Ok(files)
 }
 
 /// The weight file of a folder.
