@@ -1,6 +1,9 @@
 //! Layer normalization with dropout and residual addition fused before it (Ba, Kiros and Hinton 2016).
 
-use crate::{Cpu, Dropout};
+use crate::dropout::Mask;
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task};
+use crate::{Cpu, Dropout, elementwise};
 
 /// What layer normalization reads: `y = (s - mean(s)) · rstd(s) · gamma + beta` with `s = dropout(x) + residual`.
 #[derive(Clone, Copy, Debug)]
@@ -26,54 +29,113 @@ pub struct LayerNormInput<'a> {
 /// What backward needs is written where asked for: `sum` `[rows, width]` is `dropout(x) + residual`,
 /// `mean` and `rstd` are `[rows]`. Without residual and dropout `sum` equals `x` and need not be kept.
 pub fn layer_norm_forward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     input: &LayerNormInput,
     y: &mut [f32],
-    mut sum: Option<&mut [f32]>,
-    mut mean: Option<&mut [f32]>,
-    mut rstd: Option<&mut [f32]>,
+    sum: Option<&mut [f32]>,
+    mean: Option<&mut [f32]>,
+    rstd: Option<&mut [f32]>,
 ) {
     let width = input.width;
     assert!(width > 0, "layer_norm_forward: width is zero");
     let rows = input.x.len() / width;
-    assert_eq!(input.x.len(), rows * width, "layer_norm_forward: x is not [rows, width]");
-    assert_eq!(y.len(), rows * width, "layer_norm_forward: y is not [rows, width]");
+    let elements = rows * width;
+    assert_eq!(input.x.len(), elements, "layer_norm_forward: x is not [rows, width]");
+    assert_eq!(y.len(), elements, "layer_norm_forward: y is not [rows, width]");
     assert_eq!(input.gamma.len(), width, "layer_norm_forward: gamma is not [width]");
     assert_eq!(input.beta.len(), width, "layer_norm_forward: beta is not [width]");
-    assert!(
-        input.residual.is_none_or(|r| r.len() == rows * width),
-        "layer_norm_forward: residual is not [rows, width]"
-    );
-    assert!(
-        input.dropout.is_none_or(|d| d.rows.len() == rows),
-        "layer_norm_forward: dropout.rows is not [rows]"
-    );
-    assert!(
-        sum.as_ref().is_none_or(|s| s.len() == rows * width),
-        "layer_norm_forward: sum is not [rows, width]"
-    );
-    assert!(mean.as_ref().is_none_or(|s| s.len() == rows), "layer_norm_forward: mean is not [rows]");
-    assert!(rstd.as_ref().is_none_or(|s| s.len() == rows), "layer_norm_forward: rstd is not [rows]");
-    let mut s = vec![0.0f32; width];
-    for row in 0..rows {
-        for j in 0..width {
-            let factor = input.dropout.map_or(1.0, |d| d.factor(row, j, 0));
-            s[j] = input.x[row * width + j] * factor + input.residual.map_or(0.0, |r| r[row * width + j]);
-        }
-        let average = s.iter().sum::<f32>() / width as f32;
-        let variance = s.iter().map(|v| (v - average) * (v - average)).sum::<f32>() / width as f32;
-        let inverse = 1.0 / (variance + input.eps).sqrt();
-        for j in 0..width {
-            y[row * width + j] = (s[j] - average) * inverse * input.gamma[j] + input.beta[j];
-        }
-        if let Some(sum) = sum.as_deref_mut() {
-            sum[row * width..(row + 1) * width].copy_from_slice(&s);
-        }
-        if let Some(mean) = mean.as_deref_mut() {
-            mean[row] = average;
-        }
-        if let Some(rstd) = rstd.as_deref_mut() {
-            rstd[row] = inverse;
+    for (name, len, wanted) in [
+        ("residual", input.residual.map(<[f32]>::len), elements),
+        ("sum", sum.as_ref().map(|s| s.len()), elements),
+        ("mean", mean.as_ref().map(|s| s.len()), rows),
+        ("rstd", rstd.as_ref().map(|s| s.len()), rows),
+    ] {
+        assert!(len.is_none_or(|len| len == wanted), "layer_norm_forward: {name} has not {wanted} elements");
+    }
+    let task = Forward {
+        cpu,
+        input,
+        mask: Mask::new(input.dropout.as_ref(), rows),
+        rows,
+        y: Shared::new(y),
+        sum: sum.map(Shared::new),
+        mean: mean.map(Shared::new),
+        rstd: rstd.map(Shared::new),
+    };
+    cpu.run(rows.div_ceil(PIECE_ROWS), elements <= elementwise::ALONE, &task);
+}
+
+/// Rows in a piece. In backward their sums for gamma and beta are added first.
+const PIECE_ROWS: usize = 32;
+
+struct Forward<'a> {
+    cpu: &'a Cpu,
+    input: &'a LayerNormInput<'a>,
+    mask: Option<Mask<'a>>,
+    rows: usize,
+    y: Shared<'a, f32>,
+    sum: Option<Shared<'a, f32>>,
+    mean: Option<Shared<'a, f32>>,
+    rstd: Option<Shared<'a, f32>>,
+}
+
+impl Task for Forward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let width = self.input.width;
+        let mut factors = self.cpu.scratch(if self.mask.is_some() { width } else { 0 });
+        for row in piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(self.rows) {
+            let at = row * width..(row + 1) * width;
+            let x = &self.input.x[at.clone()];
+            // SAFETY: pieces do not overlap, and a piece holds one row at a time.
+            let y = unsafe { self.y.range(at.clone()) };
+            if let Some(mask) = &self.mask {
+                mask.factors(s, row, 0, &mut factors);
+            }
+            let residual = self.input.residual.map(|residual| &residual[at.clone()]);
+            // The sum is made in y, where it is in L1 for the passes that follow.
+            let mut total = [s.zero(); 2];
+            for (i, j) in (0..width).step_by(S::LANES).enumerate() {
+                let mut value = s.read(x, j);
+                if self.mask.is_some() {
+                    value = s.mul(value, s.read(&factors, j));
+                }
+                if let Some(residual) = residual {
+                    value = s.add(value, s.read(residual, j));
+                }
+                s.write(y, j, value);
+                total[i % 2] = s.add(total[i % 2], value);
+            }
+            if let Some(sum) = self.sum {
+                // SAFETY: as above.
+                unsafe { sum.range(at) }.copy_from_slice(y);
+            }
+            let mean = s.reduce_add(s.add(total[0], total[1])) / width as f32;
+            let average = s.splat(mean);
+            let whole = width / S::LANES * S::LANES;
+            let mut squares = [s.zero(); 2];
+            for (i, j) in (0..whole).step_by(S::LANES).enumerate() {
+                let d = s.sub(s.read(y, j), average);
+                squares[i % 2] = s.mul_add(d, d, squares[i % 2]);
+            }
+            let mut variance = s.reduce_add(s.add(squares[0], squares[1]));
+            for value in &y[whole..] {
+                variance += (value - mean) * (value - mean);
+            }
+            let rstd = 1.0 / (variance / width as f32 + self.input.eps).sqrt();
+            let scale = s.splat(rstd);
+            for j in (0..width).step_by(S::LANES) {
+                let normalized = s.mul(s.sub(s.read(y, j), average), scale);
+                s.write(y, j, s.mul_add(normalized, s.read(self.input.gamma, j), s.read(self.input.beta, j)));
+            }
+            if let Some(out) = self.mean {
+                // SAFETY: as above.
+                unsafe { out.set(row, mean) };
+            }
+            if let Some(out) = self.rstd {
+                // SAFETY: as above.
+                unsafe { out.set(row, rstd) };
+            }
         }
     }
 }
@@ -94,7 +156,7 @@ pub struct LayerNormGrad<'a> {
 /// Backward of [`layer_norm_forward`], from `dy` and what forward kept.
 #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn layer_norm_backward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     width: usize,
     dy: &[f32],
     sum: &[f32],
@@ -102,49 +164,120 @@ pub fn layer_norm_backward(
     rstd: &[f32],
     gamma: &[f32],
     dropout: Option<&Dropout>,
-    mut grad: LayerNormGrad,
+    grad: LayerNormGrad,
 ) {
     assert!(width > 0, "layer_norm_backward: width is zero");
     let rows = mean.len();
-    assert_eq!(dy.len(), rows * width, "layer_norm_backward: dy is not [rows, width]");
-    assert_eq!(sum.len(), rows * width, "layer_norm_backward: sum is not [rows, width]");
+    let elements = rows * width;
+    assert_eq!(dy.len(), elements, "layer_norm_backward: dy is not [rows, width]");
+    assert_eq!(sum.len(), elements, "layer_norm_backward: sum is not [rows, width]");
     assert_eq!(rstd.len(), rows, "layer_norm_backward: rstd is not [rows]");
     assert_eq!(gamma.len(), width, "layer_norm_backward: gamma is not [width]");
-    assert!(dropout.is_none_or(|d| d.rows.len() == rows), "layer_norm_backward: dropout.rows is not [rows]");
-    for (name, slice, length) in [
-        ("dx", &grad.dx, rows * width),
-        ("dresidual", &grad.dresidual, rows * width),
+    for (name, slice, wanted) in [
+        ("dx", &grad.dx, elements),
+        ("dresidual", &grad.dresidual, elements),
         ("dgamma", &grad.dgamma, width),
         ("dbeta", &grad.dbeta, width),
     ] {
         assert!(
-            slice.as_ref().is_none_or(|s| s.len() == length),
-            "layer_norm_backward: {name} has not {length} elements"
+            slice.as_ref().is_none_or(|s| s.len() == wanted),
+            "layer_norm_backward: {name} has not {wanted} elements"
         );
     }
-    for row in 0..rows {
-        let at = row * width;
-        let normalized = |j: usize| (sum[at + j] - mean[row]) * rstd[row];
-        let (mut a, mut b) = (0.0f32, 0.0f32);
-        for j in 0..width {
-            a += dy[at + j] * gamma[j];
-            b += dy[at + j] * gamma[j] * normalized(j);
-        }
-        a /= width as f32;
-        b /= width as f32;
-        for j in 0..width {
-            let ds = rstd[row] * (dy[at + j] * gamma[j] - a - normalized(j) * b);
-            if let Some(dx) = grad.dx.as_deref_mut() {
-                dx[at + j] = ds * dropout.map_or(1.0, |d| d.factor(row, j, 0));
+    let pieces = rows.div_ceil(PIECE_ROWS);
+    let mut gammas = cpu.scratch(pieces * width);
+    let mut betas = cpu.scratch(pieces * width);
+    let task = Backward {
+        cpu,
+        width,
+        dy,
+        sum,
+        mean,
+        rstd,
+        gamma,
+        mask: Mask::new(dropout, rows),
+        dx: grad.dx.map(Shared::new),
+        dresidual: grad.dresidual.map(Shared::new),
+        gammas: Shared::new(&mut gammas),
+        betas: Shared::new(&mut betas),
+    };
+    cpu.run(pieces, elements <= elementwise::ALONE, &task);
+    if let Some(dgamma) = grad.dgamma {
+        elementwise::add_rows(&gammas, dgamma);
+    }
+    if let Some(dbeta) = grad.dbeta {
+        elementwise::add_rows(&betas, dbeta);
+    }
+}
+
+struct Backward<'a> {
+    cpu: &'a Cpu,
+    width: usize,
+    dy: &'a [f32],
+    sum: &'a [f32],
+    mean: &'a [f32],
+    rstd: &'a [f32],
+    gamma: &'a [f32],
+    mask: Option<Mask<'a>>,
+    dx: Option<Shared<'a, f32>>,
+    dresidual: Option<Shared<'a, f32>>,
+    /// Every piece's sums, `[pieces, width]`.
+    gammas: Shared<'a, f32>,
+    betas: Shared<'a, f32>,
+}
+
+impl Task for Backward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let width = self.width;
+        let mut factors = self.cpu.scratch(if self.mask.is_some() { width } else { 0 });
+        // SAFETY: pieces do not overlap.
+        let (gammas, betas) = unsafe {
+            let at = piece * width..(piece + 1) * width;
+            (self.gammas.range(at.clone()), self.betas.range(at))
+        };
+        gammas.fill(0.0);
+        betas.fill(0.0);
+        for row in piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(self.mean.len()) {
+            let at = row * width..(row + 1) * width;
+            let (dy, sum) = (&self.dy[at.clone()], &self.sum[at.clone()]);
+            let (mean, rstd) = (s.splat(self.mean[row]), s.splat(self.rstd[row]));
+            // Lanes beyond the width are zero in dy, so whatever stands beside them adds nothing.
+            let (mut plain, mut weighted) = (s.zero(), s.zero());
+            for j in (0..width).step_by(S::LANES) {
+                let (dy, normalized) = (s.read(dy, j), s.mul(s.sub(s.read(sum, j), mean), rstd));
+                let scaled = s.mul(dy, s.read(self.gamma, j));
+                plain = s.add(plain, scaled);
+                weighted = s.mul_add(scaled, normalized, weighted);
+                s.write(gammas, j, s.mul_add(dy, normalized, s.read(gammas, j)));
+                s.write(betas, j, s.add(dy, s.read(betas, j)));
             }
-            if let Some(dresidual) = grad.dresidual.as_deref_mut() {
-                dresidual[at + j] = ds;
+            if self.dx.is_none() && self.dresidual.is_none() {
+                continue;
             }
-            if let Some(dgamma) = grad.dgamma.as_deref_mut() {
-                dgamma[j] += dy[at + j] * normalized(j);
+            let plain = s.splat(s.reduce_add(plain) / width as f32);
+            let weighted = s.splat(s.reduce_add(weighted) / width as f32);
+            if let Some(mask) = &self.mask {
+                mask.factors(s, row, 0, &mut factors);
             }
-            if let Some(dbeta) = grad.dbeta.as_deref_mut() {
-                dbeta[j] += dy[at + j];
+            // SAFETY: pieces do not overlap, and a piece holds one row at a time.
+            let (dx, dresidual) = unsafe {
+                (
+                    self.dx.map_or(&mut [][..], |dx| dx.range(at.clone())),
+                    self.dresidual.map_or(&mut [][..], |dresidual| dresidual.range(at)),
+                )
+            };
+            for j in (0..width).step_by(S::LANES) {
+                let normalized = s.mul(s.sub(s.read(sum, j), mean), rstd);
+                let scaled = s.mul(s.read(dy, j), s.read(self.gamma, j));
+                let ds = s.mul(rstd, s.neg_mul_add(normalized, weighted, s.sub(scaled, plain)));
+                if !dresidual.is_empty() {
+                    s.write(dresidual, j, ds);
+                }
+                if !dx.is_empty() {
+                    let ds = if self.mask.is_some() { s.mul(ds, s.read(&factors, j)) } else { ds };
+                    s.write(dx, j, ds);
+                }
             }
         }
     }

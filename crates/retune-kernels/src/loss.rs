@@ -3,7 +3,9 @@
 //! No mean is taken over rows: the caller's row weight carries it (`1 / total weight`, class weight, accumulation).
 //! A row of weight zero has loss and gradient zero, and its target is not looked at.
 
-use crate::Cpu;
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task};
+use crate::{Cpu, elementwise, softmax};
 
 fn check(
     kernel: &str,
@@ -24,48 +26,90 @@ fn check(
 /// Cross-entropy of class indices: `losses[r] = weight · ((1-ε) · -log p[target] + ε · mean(-log p))`.
 #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn cross_entropy(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     classes: usize,
     logits: &[f32],
     targets: &[u32],
     row_weights: &[f32],
     label_smoothing: f32,
     losses: &mut [f32],
-    mut dlogits: Option<&mut [f32]>,
+    dlogits: Option<&mut [f32]>,
 ) {
-    let rows = check(
-        "cross_entropy",
-        classes,
-        logits.len(),
-        row_weights,
-        losses.len(),
-        dlogits.as_ref().map(|d| d.len()),
-    );
+    let gradient = dlogits.as_ref().map(|d| d.len());
+    let rows = check("cross_entropy", classes, logits.len(), row_weights, losses.len(), gradient);
     assert_eq!(targets.len(), rows, "cross_entropy: targets is not [rows]");
-    for row in 0..rows {
-        let (x, weight) = (&logits[row * classes..(row + 1) * classes], row_weights[row]);
-        if weight == 0.0 {
-            losses[row] = 0.0;
-            if let Some(dlogits) = dlogits.as_deref_mut() {
-                dlogits[row * classes..(row + 1) * classes].fill(0.0);
-            }
-            continue;
-        }
-        let target = targets[row] as usize;
+    for (row, (&target, &weight)) in targets.iter().zip(row_weights).enumerate() {
         assert!(
-            target < classes,
+            weight == 0.0 || (target as usize) < classes,
             "cross_entropy: target {target} of row {row} is not one of {classes} classes"
         );
-        let greatest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let lse = greatest + x.iter().map(|v| (v - greatest).exp()).sum::<f32>().ln();
-        let mean = x.iter().sum::<f32>() / classes as f32;
-        losses[row] = weight * ((1.0 - label_smoothing) * (lse - x[target]) + label_smoothing * (lse - mean));
-        if let Some(dlogits) = dlogits.as_deref_mut() {
-            for j in 0..classes {
-                let wanted = f32::from(u8::from(j == target)) * (1.0 - label_smoothing)
-                    + label_smoothing / classes as f32;
-                dlogits[row * classes + j] = weight * ((x[j] - lse).exp() - wanted);
+    }
+    let task = CrossEntropy {
+        cpu,
+        classes,
+        logits,
+        targets,
+        row_weights,
+        label_smoothing,
+        losses: Shared::new(losses),
+        dlogits: dlogits.map(Shared::new),
+    };
+    cpu.run(rows, logits.len() <= elementwise::ALONE, &task);
+}
+
+struct CrossEntropy<'a> {
+    cpu: &'a Cpu,
+    classes: usize,
+    logits: &'a [f32],
+    targets: &'a [u32],
+    row_weights: &'a [f32],
+    label_smoothing: f32,
+    losses: Shared<'a, f32>,
+    dlogits: Option<Shared<'a, f32>>,
+}
+
+impl Task for CrossEntropy<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, row: usize) {
+        let (weight, classes) = (self.row_weights[row], self.classes);
+        let at = row * classes..(row + 1) * classes;
+        let x = &self.logits[at.clone()];
+        // The softmax is made where the gradient goes, if one is wanted.
+        let mut own = self.cpu.scratch(if self.dlogits.is_none() { classes } else { 0 });
+        let p = match self.dlogits {
+            // SAFETY: a piece is a row.
+            Some(dlogits) => unsafe { dlogits.range(at) },
+            None => &mut own[..],
+        };
+        if weight == 0.0 {
+            p.fill(0.0);
+            // SAFETY: as above.
+            unsafe { self.losses.set(row, 0.0) };
+            return;
+        }
+        let target = self.targets[row] as usize;
+        p.copy_from_slice(x);
+        let greatest = softmax::greatest(s, p);
+        let total = softmax::exponentials_in_place(s, p, greatest);
+        let log_sum_exp = greatest + total.ln();
+        let mut loss = log_sum_exp - x[target];
+        if self.label_smoothing != 0.0 {
+            let mut sum = s.zero();
+            for j in (0..classes).step_by(S::LANES) {
+                sum = s.add(sum, s.read(x, j));
             }
+            let even = log_sum_exp - s.reduce_add(sum) / classes as f32;
+            loss += self.label_smoothing * (even - loss);
+        }
+        // SAFETY: as above.
+        unsafe { self.losses.set(row, weight * loss) };
+        if self.dlogits.is_some() {
+            let (scale, even) =
+                (s.splat(weight / total), s.splat(-weight * self.label_smoothing / classes as f32));
+            for j in (0..classes).step_by(S::LANES) {
+                s.write(p, j, s.mul_add(s.read(p, j), scale, even));
+            }
+            p[target] -= weight * (1.0 - self.label_smoothing);
         }
     }
 }

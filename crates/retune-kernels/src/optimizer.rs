@@ -3,7 +3,9 @@
 //! Every gradient is first multiplied by `clip`. Hyperparameters are f64, as PyTorch's are: `1 - 0.999` in f32
 //! is already wrong in the fifth digit.
 
-use crate::Cpu;
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task};
+use crate::{Cpu, elementwise};
 
 /// Adam and AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019; `torch.optim.AdamW`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,106 +71,250 @@ pub struct Lion {
     pub weight_decay: f64,
 }
 
+/// How one element changes: from weight, clipped gradient and two states to weight and states.
+trait Rule: Sync {
+    fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, states: [S::F; 2]) -> (S::F, [S::F; 2]);
+}
+
+struct Update<'a, R> {
+    rule: R,
+    clip: f32,
+    w: Shared<'a, f32>,
+    g: &'a [f32],
+    /// States that a rule has no use for are absent, read as zero and not written.
+    states: [Option<Shared<'a, f32>>; 2],
+}
+
+impl<R: Rule> Task for Update<'_, R> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let range = elementwise::piece(piece, self.g.len());
+        let g = &self.g[range.clone()];
+        // SAFETY: pieces do not overlap.
+        let (w, [a, b]) = unsafe {
+            (
+                self.w.range(range.clone()),
+                self.states.map(|x| x.map_or(&mut [][..], |x| x.range(range.clone()))),
+            )
+        };
+        let clip = s.splat(self.clip);
+        for i in (0..g.len()).step_by(S::LANES) {
+            let before = [
+                if a.is_empty() { s.zero() } else { s.read(a, i) },
+                if b.is_empty() { s.zero() } else { s.read(b, i) },
+            ];
+            let (weight, after) = self.rule.apply(s, s.read(w, i), s.mul(s.read(g, i), clip), before);
+            s.write(w, i, weight);
+            if !a.is_empty() {
+                s.write(a, i, after[0]);
+            }
+            if !b.is_empty() {
+                s.write(b, i, after[1]);
+            }
+        }
+    }
+}
+
+fn update<'a, R: Rule>(
+    cpu: &Cpu,
+    rule: R,
+    clip: f32,
+    w: &'a mut [f32],
+    g: &'a [f32],
+    states: [Option<&'a mut [f32]>; 2],
+) {
+    let states = states.map(|state| state.map(Shared::new));
+    elementwise::run(cpu, g.len(), &Update { rule, clip, w: Shared::new(w), g, states });
+}
+
+struct AdamWRule {
+    first_rate: f32,
+    beta2: f32,
+    second_rate: f32,
+    step_size: f32,
+    inverse_root_correction: f32,
+    eps: f32,
+    shrink: f32,
+    l2: f32,
+}
+
+impl Rule for AdamWRule {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, [m, v]: [S::F; 2]) -> (S::F, [S::F; 2]) {
+        let g = s.mul_add(w, s.splat(self.l2), g);
+        let w = s.mul(w, s.splat(self.shrink));
+        let m = s.mul_add(s.sub(g, m), s.splat(self.first_rate), m);
+        let v = s.mul_add(s.mul(g, g), s.splat(self.second_rate), s.mul(v, s.splat(self.beta2)));
+        let denominator = s.mul_add(s.sqrt(v), s.splat(self.inverse_root_correction), s.splat(self.eps));
+        (s.neg_mul_add(s.div(m, denominator), s.splat(self.step_size), w), [m, v])
+    }
+}
+
 /// One step of Adam or AdamW on weights `w`, gradient `g` and moments `m`, `v`.
-pub fn adamw_step(_cpu: &Cpu, p: &AdamW, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+pub fn adamw_step(cpu: &Cpu, p: &AdamW, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
     assert_eq!(w.len(), g.len(), "adamw_step: w and g differ in length");
     assert_eq!(w.len(), m.len(), "adamw_step: w and m differ in length");
     assert_eq!(w.len(), v.len(), "adamw_step: w and v differ in length");
     assert!(p.step > 0, "adamw_step: steps count from 1");
-    let step_size = p.learning_rate / (1.0 - p.beta1.powf(p.step as f64));
-    let root_correction = (1.0 - p.beta2.powf(p.step as f64)).sqrt();
-    for i in 0..w.len() {
-        let mut gradient = g[i] * clip;
-        if p.decoupled {
-            w[i] *= (1.0 - p.learning_rate * p.weight_decay) as f32;
-        } else {
-            gradient += p.weight_decay as f32 * w[i];
-        }
-        m[i] += (1.0 - p.beta1) as f32 * (gradient - m[i]);
-        v[i] = p.beta2 as f32 * v[i] + (1.0 - p.beta2) as f32 * gradient * gradient;
-        w[i] -= step_size as f32 * m[i] / (v[i].sqrt() / root_correction as f32 + p.eps as f32);
+    let rule = AdamWRule {
+        first_rate: (1.0 - p.beta1) as f32,
+        beta2: p.beta2 as f32,
+        second_rate: (1.0 - p.beta2) as f32,
+        step_size: (p.learning_rate / (1.0 - p.beta1.powf(p.step as f64))) as f32,
+        inverse_root_correction: (1.0 / (1.0 - p.beta2.powf(p.step as f64)).sqrt()) as f32,
+        eps: p.eps as f32,
+        shrink: if p.decoupled { (1.0 - p.learning_rate * p.weight_decay) as f32 } else { 1.0 },
+        l2: if p.decoupled { 0.0 } else { p.weight_decay as f32 },
+    };
+    update(cpu, rule, clip, w, g, [Some(m), Some(v)]);
+}
+
+struct SgdRule {
+    learning_rate: f32,
+    weight_decay: f32,
+    momentum: f32,
+    entering: f32,
+    nesterov: bool,
+}
+
+impl Rule for SgdRule {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, [buffer, unused]: [S::F; 2]) -> (S::F, [S::F; 2]) {
+        let g = s.mul_add(w, s.splat(self.weight_decay), g);
+        let buffer = s.mul_add(g, s.splat(self.entering), s.mul(buffer, s.splat(self.momentum)));
+        let direction = if self.nesterov { s.mul_add(buffer, s.splat(self.momentum), g) } else { buffer };
+        (s.neg_mul_add(direction, s.splat(self.learning_rate), w), [buffer, unused])
     }
 }
 
 /// One step of stochastic gradient descent; `momentum_buffer` is needed when momentum is not zero.
 pub fn sgd_step(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     p: &Sgd,
     clip: f32,
     w: &mut [f32],
     g: &[f32],
-    mut momentum_buffer: Option<&mut [f32]>,
+    momentum_buffer: Option<&mut [f32]>,
 ) {
     assert_eq!(w.len(), g.len(), "sgd_step: w and g differ in length");
     assert!(p.momentum == 0.0 || momentum_buffer.is_some(), "sgd_step: momentum needs its buffer");
-    assert!(
-        momentum_buffer.as_ref().is_none_or(|b| b.len() == w.len()),
-        "sgd_step: w and momentum_buffer differ in length"
-    );
-    for i in 0..w.len() {
-        let mut gradient = g[i] * clip + p.weight_decay as f32 * w[i];
-        if p.momentum != 0.0
-            && let Some(buffer) = momentum_buffer.as_deref_mut()
-        {
-            buffer[i] = if p.first {
-                gradient
-            } else {
-                p.momentum as f32 * buffer[i] + (1.0 - p.dampening) as f32 * gradient
-            };
-            gradient = if p.nesterov { gradient + p.momentum as f32 * buffer[i] } else { buffer[i] };
-        }
-        w[i] -= p.learning_rate as f32 * gradient;
+    check_momentum("sgd_step", momentum_buffer.as_deref(), w.len());
+    let with_momentum = p.momentum != 0.0;
+    let mut momentum_buffer = momentum_buffer.filter(|_| with_momentum);
+    if p.first
+        && let Some(buffer) = momentum_buffer.as_deref_mut()
+    {
+        buffer.fill(0.0);
+    }
+    let rule = SgdRule {
+        learning_rate: p.learning_rate as f32,
+        weight_decay: p.weight_decay as f32,
+        momentum: p.momentum as f32,
+        entering: if with_momentum && !p.first { (1.0 - p.dampening) as f32 } else { 1.0 },
+        nesterov: p.nesterov && with_momentum,
+    };
+    update(cpu, rule, clip, w, g, [momentum_buffer, None]);
+}
+
+fn check_momentum(kernel: &str, buffer: Option<&[f32]>, len: usize) {
+    assert!(buffer.is_none_or(|b| b.len() == len), "{kernel}: w and momentum_buffer differ in length");
+}
+
+struct RmsPropRule {
+    learning_rate: f32,
+    weight_decay: f32,
+    alpha: f32,
+    entering: f32,
+    eps: f32,
+    momentum: f32,
+}
+
+impl Rule for RmsPropRule {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, [average, buffer]: [S::F; 2]) -> (S::F, [S::F; 2]) {
+        let g = s.mul_add(w, s.splat(self.weight_decay), g);
+        let average = s.mul_add(s.mul(g, g), s.splat(self.entering), s.mul(average, s.splat(self.alpha)));
+        let update = s.div(g, s.add(s.sqrt(average), s.splat(self.eps)));
+        let buffer = s.mul_add(buffer, s.splat(self.momentum), update);
+        (s.neg_mul_add(buffer, s.splat(self.learning_rate), w), [average, buffer])
     }
 }
 
 /// One step of RMSprop; `momentum_buffer` is needed when momentum is not zero.
 pub fn rmsprop_step(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     p: &RmsProp,
     clip: f32,
     w: &mut [f32],
     g: &[f32],
     square_avg: &mut [f32],
-    mut momentum_buffer: Option<&mut [f32]>,
+    momentum_buffer: Option<&mut [f32]>,
 ) {
     assert_eq!(w.len(), g.len(), "rmsprop_step: w and g differ in length");
     assert_eq!(w.len(), square_avg.len(), "rmsprop_step: w and square_avg differ in length");
     assert!(p.momentum == 0.0 || momentum_buffer.is_some(), "rmsprop_step: momentum needs its buffer");
-    assert!(
-        momentum_buffer.as_ref().is_none_or(|b| b.len() == w.len()),
-        "rmsprop_step: w and momentum_buffer differ in length"
-    );
-    for i in 0..w.len() {
-        let gradient = g[i] * clip + p.weight_decay as f32 * w[i];
-        square_avg[i] = p.alpha as f32 * square_avg[i] + (1.0 - p.alpha) as f32 * gradient * gradient;
-        let mut update = gradient / (square_avg[i].sqrt() + p.eps as f32);
-        if p.momentum != 0.0
-            && let Some(buffer) = momentum_buffer.as_deref_mut()
-        {
-            buffer[i] = p.momentum as f32 * buffer[i] + update;
-            update = buffer[i];
-        }
-        w[i] -= p.learning_rate as f32 * update;
+    check_momentum("rmsprop_step", momentum_buffer.as_deref(), w.len());
+    let rule = RmsPropRule {
+        learning_rate: p.learning_rate as f32,
+        weight_decay: p.weight_decay as f32,
+        alpha: p.alpha as f32,
+        entering: (1.0 - p.alpha) as f32,
+        eps: p.eps as f32,
+        momentum: p.momentum as f32,
+    };
+    let momentum_buffer = momentum_buffer.filter(|_| p.momentum != 0.0);
+    update(cpu, rule, clip, w, g, [Some(square_avg), momentum_buffer]);
+}
+
+struct LionRule {
+    learning_rate: f32,
+    shrink: f32,
+    beta1: f32,
+    first_rate: f32,
+    beta2: f32,
+    second_rate: f32,
+}
+
+impl Rule for LionRule {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, [m, unused]: [S::F; 2]) -> (S::F, [S::F; 2]) {
+        let direction = s.mul_add(g, s.splat(self.first_rate), s.mul(m, s.splat(self.beta1)));
+        let rate = s.splat(self.learning_rate);
+        let change = s.select(s.less(s.zero(), direction), rate, s.zero());
+        let change = s.select(s.less(direction, s.zero()), s.sub(s.zero(), rate), change);
+        let w = s.sub(s.mul(w, s.splat(self.shrink)), change);
+        (w, [s.mul_add(g, s.splat(self.second_rate), s.mul(m, s.splat(self.beta2))), unused])
     }
 }
 
 /// One step of Lion on weights `w`, gradient `g` and momentum `m`.
-pub fn lion_step(_cpu: &Cpu, p: &Lion, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+pub fn lion_step(cpu: &Cpu, p: &Lion, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32]) {
     assert_eq!(w.len(), g.len(), "lion_step: w and g differ in length");
     assert_eq!(w.len(), m.len(), "lion_step: w and m differ in length");
-    for i in 0..w.len() {
-        let gradient = g[i] * clip;
-        let direction = p.beta1 as f32 * m[i] + (1.0 - p.beta1) as f32 * gradient;
-        let sign = if direction == 0.0 { 0.0 } else { direction.signum() };
-        w[i] = w[i] * (1.0 - p.learning_rate * p.weight_decay) as f32 - p.learning_rate as f32 * sign;
-        m[i] = p.beta2 as f32 * m[i] + (1.0 - p.beta2) as f32 * gradient;
+    let rule = LionRule {
+        learning_rate: p.learning_rate as f32,
+        shrink: (1.0 - p.learning_rate * p.weight_decay) as f32,
+        beta1: p.beta1 as f32,
+        first_rate: (1.0 - p.beta1) as f32,
+        beta2: p.beta2 as f32,
+        second_rate: (1.0 - p.beta2) as f32,
+    };
+    update(cpu, rule, clip, w, g, [Some(m), None]);
+}
+
+struct EmaRule {
+    rate: f32,
+}
+
+impl Rule for EmaRule {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, ema: S::F, w: S::F, states: [S::F; 2]) -> (S::F, [S::F; 2]) {
+        (s.mul_add(s.sub(w, ema), s.splat(self.rate), ema), states)
     }
 }
 
 /// `ema = decay · ema + (1 - decay) · w`.
-pub fn ema_update(_cpu: &Cpu, decay: f64, ema: &mut [f32], w: &[f32]) {
+pub fn ema_update(cpu: &Cpu, decay: f64, ema: &mut [f32], w: &[f32]) {
     assert_eq!(ema.len(), w.len(), "ema_update: ema and w differ in length");
-    for i in 0..w.len() {
-        ema[i] += (1.0 - decay) as f32 * (w[i] - ema[i]);
-    }
+    update(cpu, EmaRule { rate: (1.0 - decay) as f32 }, 1.0, ema, w, [None, None]);
 }

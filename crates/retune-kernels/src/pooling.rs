@@ -1,6 +1,8 @@
 //! Pooling a packed batch's sequences to one row each.
 
-use crate::Cpu;
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task};
+use crate::{Cpu, elementwise};
 
 fn check(kernel: &str, width: usize, tokens: usize, offsets: &[u32], pooled: usize) {
     assert!(
@@ -11,36 +13,70 @@ fn check(kernel: &str, width: usize, tokens: usize, offsets: &[u32], pooled: usi
     assert_eq!(pooled, (offsets.len() - 1) * width, "{kernel}: pooled rows are not [sequences, width]");
 }
 
-/// The mean over each sequence's rows: `x` `[tokens, width]` to `out` `[sequences, width]`. An empty sequence gives zeros.
-pub fn mean_pool_forward(_cpu: &Cpu, width: usize, x: &[f32], offsets: &[u32], out: &mut [f32]) {
-    check("mean_pool_forward", width, x.len(), offsets, out.len());
-    out.fill(0.0);
-    for (sequence, bounds) in offsets.windows(2).enumerate() {
-        let length = (bounds[1] - bounds[0]) as f32;
-        for row in bounds[0] as usize..bounds[1] as usize {
-            for j in 0..width {
-                out[sequence * width + j] += x[row * width + j];
+struct MeanForward<'a> {
+    width: usize,
+    x: &'a [f32],
+    offsets: &'a [u32],
+    out: Shared<'a, f32>,
+}
+
+impl Task for MeanForward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, sequence: usize) {
+        let (width, rows) =
+            (self.width, self.offsets[sequence] as usize..self.offsets[sequence + 1] as usize);
+        // SAFETY: a piece is a sequence.
+        let out = unsafe { self.out.range(sequence * width..(sequence + 1) * width) };
+        out.fill(0.0);
+        let inverse = s.splat(1.0 / rows.len().max(1) as f32);
+        for row in rows {
+            let x = &self.x[row * width..(row + 1) * width];
+            for j in (0..width).step_by(S::LANES) {
+                s.write(out, j, s.add(s.read(out, j), s.read(x, j)));
             }
         }
-        for j in 0..width {
-            if length > 0.0 {
-                out[sequence * width + j] /= length;
+        for j in (0..width).step_by(S::LANES) {
+            s.write(out, j, s.mul(s.read(out, j), inverse));
+        }
+    }
+}
+
+/// The mean over each sequence's rows: `x` `[tokens, width]` to `out` `[sequences, width]`. An empty sequence gives zeros.
+pub fn mean_pool_forward(cpu: &Cpu, width: usize, x: &[f32], offsets: &[u32], out: &mut [f32]) {
+    check("mean_pool_forward", width, x.len(), offsets, out.len());
+    let task = MeanForward { width, x, offsets, out: Shared::new(out) };
+    cpu.run(offsets.len() - 1, x.len() <= elementwise::ALONE, &task);
+}
+
+struct MeanBackward<'a> {
+    width: usize,
+    dout: &'a [f32],
+    offsets: &'a [u32],
+    dx: Shared<'a, f32>,
+}
+
+impl Task for MeanBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, sequence: usize) {
+        let (width, rows) =
+            (self.width, self.offsets[sequence] as usize..self.offsets[sequence + 1] as usize);
+        let dout = &self.dout[sequence * width..(sequence + 1) * width];
+        let inverse = s.splat(1.0 / rows.len().max(1) as f32);
+        for row in rows {
+            // SAFETY: a piece is a sequence, and it holds one row at a time.
+            let dx = unsafe { self.dx.range(row * width..(row + 1) * width) };
+            for j in (0..width).step_by(S::LANES) {
+                s.write(dx, j, s.mul(s.read(dout, j), inverse));
             }
         }
     }
 }
 
 /// Backward of [`mean_pool_forward`]: `dout` `[sequences, width]` to `dx` `[tokens, width]`, overwritten.
-pub fn mean_pool_backward(_cpu: &Cpu, width: usize, dout: &[f32], offsets: &[u32], dx: &mut [f32]) {
+pub fn mean_pool_backward(cpu: &Cpu, width: usize, dout: &[f32], offsets: &[u32], dx: &mut [f32]) {
     check("mean_pool_backward", width, dx.len(), offsets, dout.len());
-    for (sequence, bounds) in offsets.windows(2).enumerate() {
-        let length = (bounds[1] - bounds[0]) as f32;
-        for row in bounds[0] as usize..bounds[1] as usize {
-            for j in 0..width {
-                dx[row * width + j] = dout[sequence * width + j] / length;
-            }
-        }
-    }
+    let alone = dx.len() <= elementwise::ALONE;
+    cpu.run(offsets.len() - 1, alone, &MeanBackward { width, dout, offsets, dx: Shared::new(dx) });
 }
 
 /// The maximum over each sequence's rows: `x` `[tokens, width]` to `out` `[sequences, width]`.
@@ -48,33 +84,36 @@ pub fn mean_pool_backward(_cpu: &Cpu, width: usize, dout: &[f32], offsets: &[u32
 /// `argmax`, if given, receives the row of `x` that each maximum came from, the first of equals. An empty sequence
 /// gives zeros and `u32::MAX`.
 pub fn max_pool_forward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     width: usize,
     x: &[f32],
     offsets: &[u32],
     out: &mut [f32],
-    mut argmax: Option<&mut [u32]>,
+    argmax: Option<&mut [u32]>,
 ) {
     check("max_pool_forward", width, x.len(), offsets, out.len());
     assert!(
         argmax.as_ref().is_none_or(|a| a.len() == out.len()),
         "max_pool_forward: argmax is not [sequences, width]"
     );
-    for (sequence, bounds) in offsets.windows(2).enumerate() {
+    let (out, argmax) = (Shared::new(out), argmax.map(Shared::new));
+    cpu.for_each_piece(offsets.len() - 1, |sequence| {
         for j in 0..width {
             let (mut best, mut best_row) = (0.0, u32::MAX);
-            for row in bounds[0]..bounds[1] {
+            for row in offsets[sequence]..offsets[sequence + 1] {
                 let value = x[row as usize * width + j];
                 if best_row == u32::MAX || value > best {
                     (best, best_row) = (value, row);
                 }
             }
-            out[sequence * width + j] = best;
-            if let Some(argmax) = argmax.as_deref_mut() {
-                argmax[sequence * width + j] = best_row;
+            // SAFETY: a piece is a sequence.
+            unsafe { out.set(sequence * width + j, best) };
+            if let Some(argmax) = argmax {
+                // SAFETY: as above.
+                unsafe { argmax.set(sequence * width + j, best_row) };
             }
         }
-    }
+    });
 }
 
 /// Backward of [`max_pool_forward`]: `dx` `[tokens, width]`, overwritten, receives `dout` where `argmax` says.

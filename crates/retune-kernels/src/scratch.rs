@@ -87,11 +87,24 @@ impl<'a, T> Shared<'a, T> {
     /// # Safety
     /// While the result lives, no other range that overlaps this one is in use.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the caller vouches for disjoint ranges")]
     pub(crate) unsafe fn range(&self, range: std::ops::Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: within the slice by the assertion, unaliased by the caller's word.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.end - range.start) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Sets one element.
+    ///
+    /// # Safety
+    /// As [`Shared::range`], for this element.
+    #[inline(always)]
+    pub(crate) unsafe fn set(&self, at: usize, value: T) {
+        // SAFETY: handed on.
+        unsafe { self.range(at..at + 1)[0] = value };
     }
 
     /// Where element `at` lies.

@@ -6,6 +6,7 @@
 
 mod driver;
 pub(crate) mod pack;
+pub(crate) mod product;
 pub(crate) mod tile;
 
 use crate::{Activation, Cpu};

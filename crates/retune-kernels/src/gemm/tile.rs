@@ -88,9 +88,15 @@ pub(crate) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
             // SAFETY: `count` elements are within the columns the caller vouches for.
             unsafe {
                 let at = c.add(r * stride + v * S::LANES);
-                let before = if accumulate { s.load_part(at, count) } else { s.zero() };
-                let value = if accumulate { s.mul_add(sum, scale, before) } else { s.mul(sum, scale) };
-                s.store_part(at, count, value);
+                if count == S::LANES {
+                    let value =
+                        if accumulate { s.mul_add(sum, scale, s.load(at)) } else { s.mul(sum, scale) };
+                    s.store(at, value);
+                } else {
+                    let before = if accumulate { s.load_part(at, count) } else { s.zero() };
+                    let value = if accumulate { s.mul_add(sum, scale, before) } else { s.mul(sum, scale) };
+                    s.store_part(at, count, value);
+                }
             }
         }
     }

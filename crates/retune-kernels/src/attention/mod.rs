@@ -3,6 +3,12 @@
 //! After FlashAttention's variable-length interface (Dao et al. 2022, `cu_seqlens`): sequences lie one behind the
 //! other, forward keeps only each query's log-sum-exp, backward recomputes probabilities and dropout masks.
 
+mod backward;
+mod forward;
+
+use std::ops::Range;
+
+use crate::scratch::Shared;
 use crate::{Cpu, Dropout};
 
 /// One attention call: `softmax(scale · Q·Kᵀ) · V` per sequence and head, dropout on the probabilities.
@@ -76,17 +82,16 @@ impl Attention<'_> {
         (query_rows, key_rows)
     }
 
-    fn visible(&self, query: usize, query_length: usize, key_length: usize) -> usize {
-        if self.causal { (query + 1 + key_length).saturating_sub(query_length) } else { key_length }
+    /// The rows of a sequence among queries and keys.
+    fn sequence(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let range = |offsets: &[u32]| offsets[index] as usize..offsets[index + 1] as usize;
+        (range(self.query_offsets), range(self.key_offsets))
     }
 
-    fn score(&self, q_row: usize, k_row: usize, head: usize) -> f32 {
-        let mut dot = 0.0;
-        for c in 0..self.head_dim {
-            let column = head * self.head_dim + c;
-            dot += self.q[q_row * self.q_stride + column] * self.k[k_row * self.k_stride + column];
-        }
-        dot * self.scale
+    /// How many keys the `query`-th of a sequence sees.
+    #[inline(always)]
+    fn visible(&self, query: usize, queries: usize, keys: usize) -> usize {
+        if self.causal { (query + 1 + keys).saturating_sub(queries).min(keys) } else { keys }
     }
 }
 
@@ -94,7 +99,7 @@ impl Attention<'_> {
 ///
 /// `log_sum_exp` `[query_rows, heads]`, kept for backward, is the logarithm of each softmax's denominator. A query
 /// that sees no key gets zeros and `-inf`.
-pub fn attention_forward(_cpu: &Cpu, a: &Attention, out: &mut [f32], mut log_sum_exp: Option<&mut [f32]>) {
+pub fn attention_forward(cpu: &Cpu, a: &Attention, out: &mut [f32], log_sum_exp: Option<&mut [f32]>) {
     let (query_rows, _) = a.check();
     let width = a.heads * a.head_dim;
     assert_eq!(out.len(), query_rows * width, "attention_forward: out is not [query_rows, heads·head_dim]");
@@ -102,37 +107,14 @@ pub fn attention_forward(_cpu: &Cpu, a: &Attention, out: &mut [f32], mut log_sum
         log_sum_exp.as_ref().is_none_or(|l| l.len() == query_rows * a.heads),
         "attention_forward: log_sum_exp is not [query_rows, heads]"
     );
-    out.fill(0.0);
-    for sequence in 0..a.query_offsets.len() - 1 {
-        let (q0, q1) = (a.query_offsets[sequence] as usize, a.query_offsets[sequence + 1] as usize);
-        let (k0, k1) = (a.key_offsets[sequence] as usize, a.key_offsets[sequence + 1] as usize);
-        for q_row in q0..q1 {
-            let visible = a.visible(q_row - q0, q1 - q0, k1 - k0);
-            for head in 0..a.heads {
-                let scores: Vec<f32> = (0..visible).map(|j| a.score(q_row, k0 + j, head)).collect();
-                let greatest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let total: f32 = scores.iter().map(|s| (s - greatest).exp()).sum();
-                let lse = if visible == 0 { f32::NEG_INFINITY } else { greatest + total.ln() };
-                for (j, score) in scores.iter().enumerate() {
-                    let p = (score - lse).exp() * a.dropout.map_or(1.0, |d| d.factor(q_row, j, head as u32));
-                    for c in 0..a.head_dim {
-                        out[q_row * width + head * a.head_dim + c] +=
-                            p * a.v[(k0 + j) * a.v_stride + head * a.head_dim + c];
-                    }
-                }
-                if let Some(log_sum_exp) = log_sum_exp.as_deref_mut() {
-                    log_sum_exp[q_row * a.heads + head] = lse;
-                }
-            }
-        }
-    }
+    forward::run(cpu, a, out, log_sum_exp);
 }
 
 /// Backward of [`attention_forward`]: `dq` `[query_rows, heads·head_dim]`, `dk` and `dv`
 /// `[key_rows, heads·head_dim]`, all overwritten.
 #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn attention_backward(
-    _cpu: &Cpu,
+    cpu: &Cpu,
     a: &Attention,
     out: &[f32],
     log_sum_exp: &[f32],
@@ -157,32 +139,19 @@ pub fn attention_backward(
     assert_eq!(dq.len(), query_rows * width, "attention_backward: dq is not [query_rows, heads·head_dim]");
     assert_eq!(dk.len(), key_rows * width, "attention_backward: dk is not [key_rows, heads·head_dim]");
     assert_eq!(dv.len(), key_rows * width, "attention_backward: dv is not [key_rows, heads·head_dim]");
-    dq.fill(0.0);
-    dk.fill(0.0);
-    dv.fill(0.0);
-    for sequence in 0..a.query_offsets.len() - 1 {
-        let (q0, q1) = (a.query_offsets[sequence] as usize, a.query_offsets[sequence + 1] as usize);
-        let (k0, k1) = (a.key_offsets[sequence] as usize, a.key_offsets[sequence + 1] as usize);
-        for q_row in q0..q1 {
-            let visible = a.visible(q_row - q0, q1 - q0, k1 - k0);
-            for head in 0..a.heads {
-                let columns = head * a.head_dim..(head + 1) * a.head_dim;
-                let delta: f32 =
-                    columns.clone().map(|c| out[q_row * width + c] * dout[q_row * width + c]).sum();
-                for j in 0..visible {
-                    let k_row = k0 + j;
-                    let factor = a.dropout.map_or(1.0, |d| d.factor(q_row, j, head as u32));
-                    let p = (a.score(q_row, k_row, head) - log_sum_exp[q_row * a.heads + head]).exp();
-                    let dp: f32 =
-                        columns.clone().map(|c| dout[q_row * width + c] * a.v[k_row * a.v_stride + c]).sum();
-                    let ds = p * (dp * factor - delta) * a.scale;
-                    for c in columns.clone() {
-                        dv[k_row * width + c] += p * factor * dout[q_row * width + c];
-                        dq[q_row * width + c] += ds * a.k[k_row * a.k_stride + c];
-                        dk[k_row * width + c] += ds * a.q[q_row * a.q_stride + c];
-                    }
-                }
-            }
-        }
-    }
+    backward::run(
+        cpu,
+        a,
+        backward::Kept { out, log_sum_exp, dout },
+        backward::Gradients { dq: Shared::new(dq), dk: Shared::new(dk), dv: Shared::new(dv) },
+    );
+}
+
+/// Scores held at once for a block of queries, roughly: they stay in L2.
+const BLOCK_SCORES: usize = 16384;
+
+/// Queries in a block: whole tiles, by the number of keys alone.
+#[inline(always)]
+fn block_queries(tile_rows: usize, keys: usize) -> usize {
+    (BLOCK_SCORES / keys.max(1)).clamp(1, 96).next_multiple_of(tile_rows)
 }
