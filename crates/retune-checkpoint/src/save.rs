@@ -40,7 +40,7 @@ impl TensorData<'_> {
     }
 
     /// Where the values lie in memory: the same for tied tensors.
-    fn location(&self) -> (usize, usize) {
+    pub(crate) fn location(&self) -> (usize, usize) {
         match self {
             Self::F32(values) => (values.as_ptr().addr(), self.size()),
             Self::Bytes(_, bytes) => (bytes.as_ptr().addr(), self.size()),
@@ -154,7 +154,7 @@ pub fn save_sharded(
     Ok(Saved { files, total_size })
 }
 
-fn check(tensors: &[NamedTensor<'_>]) -> Result<()> {
+pub(crate) fn check(tensors: &[NamedTensor<'_>]) -> Result<()> {
     let fail = |tensor: &NamedTensor<'_>, what: String| {
         Err(CheckpointError::Shape { tensor: shorten(tensor.name), what })
     };

@@ -237,12 +237,12 @@ fn a_hub_that_cannot_be_reached_or_never_answers_is_given_up() {
     let refused = options(&cache, "http://127.0.0.1:1");
     let (outcome, said) = run(NAME, &refused);
     let message = outcome.unwrap_err().to_string();
-    assert!(message.contains("no connection") && message.contains("given up after 0.5 s"), "{message}");
+    assert!(message.contains("no connection"), "{message}");
     assert_eq!(said.len(), 2, "{said:?}");
 
     let silent = Server::start(|_| Reply::status(200).delay(Duration::from_secs(3)));
     let message = refusal(NAME, &options(&cache, &silent.address));
-    assert!(message.contains("no connection in time"), "{message}");
+    assert!(message.contains("no connection or no answer within 0.5 s"), "{message}");
 
     let mut offline = refused;
     offline.offline = true;

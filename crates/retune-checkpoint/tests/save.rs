@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use retune_checkpoint::{Dtype, NamedTensor, TensorData, Weights, save_safetensors, save_sharded};
+use retune_checkpoint::{
+    Dtype, NamedTensor, TensorData, Weights, save_pytorch_bin, save_safetensors, save_sharded,
+};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/checkpoint").join(name)
@@ -115,4 +117,46 @@ fn a_length_that_does_not_fit_its_shape_and_a_repeated_name_are_refused_before_w
     assert!(save(&[tensor("a", &[1], &[0.0]), tensor("a", &[1], &[1.0])]).contains("given twice"));
     assert!(save(&[tensor("__metadata__", &[1], &[0.0])]).contains("reserves"));
     assert!(!path.exists());
+}
+
+#[test]
+fn a_pytorch_file_is_read_back_with_its_ties_and_by_pytorch_where_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pytorch_model.bin");
+    let values: Vec<f32> = (0..6).map(|value| value as f32).collect();
+    let half = NamedTensor { name: "half", shape: &[1], data: TensorData::Bytes(Dtype::F16, &[0x00, 0x3c]) };
+    let tensors = [
+        tensor("embeddings.weight", &[2, 3], &values),
+        tensor("decoder.weight", &[2, 3], &values),
+        half,
+        tensor("scalar", &[], &[2.5]),
+        tensor("empty", &[0, 4], &[]),
+    ];
+    save_pytorch_bin(&path, &tensors).unwrap();
+    let weights = Weights::open(folder.path()).unwrap();
+    let names: Vec<&str> = weights.names().collect();
+    assert_eq!(names, ["embeddings.weight", "decoder.weight", "half", "scalar", "empty"]);
+    assert_eq!(weights.to_f32("decoder.weight").unwrap(), values);
+    assert_eq!(weights.to_f32("half").unwrap(), [1.0]);
+    assert_eq!(weights.to_f32("scalar").unwrap(), [2.5]);
+    assert_eq!(weights.info("empty").unwrap().shape, [0, 4]);
+    assert_eq!(weights.tied(), [["embeddings.weight", "decoder.weight"]]);
+
+    let unsigned = NamedTensor { name: "u", shape: &[1], data: TensorData::Bytes(Dtype::U16, &[0, 0]) };
+    assert!(save_pytorch_bin(&path, &[unsigned]).unwrap_err().to_string().contains("no storage class"));
+
+    let Ok(python) = std::env::var("RETUNE_PYTHON") else {
+        eprintln!("skipped: RETUNE_PYTHON names no Python with torch");
+        return;
+    };
+    let script = "import sys, torch\n\
+        state = torch.load(sys.argv[1], weights_only=True)\n\
+        assert list(state) == ['embeddings.weight', 'decoder.weight', 'half', 'scalar', 'empty']\n\
+        assert torch.equal(state['embeddings.weight'], torch.arange(6.).reshape(2, 3))\n\
+        assert state['embeddings.weight'].data_ptr() == state['decoder.weight'].data_ptr()\n\
+        assert state['half'].dtype == torch.float16 and state['half'].item() == 1 and state['scalar'].item() == 2.5\n\
+        assert state['empty'].shape == (0, 4)\n\
+        assert torch.equal(torch.load(sys.argv[1], mmap=True)['decoder.weight'], state['decoder.weight'])\n";
+    let output = std::process::Command::new(python).args(["-c", script]).arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

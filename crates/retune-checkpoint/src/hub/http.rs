@@ -51,6 +51,7 @@ pub(super) struct Client<'a> {
     agent: Agent,
     endpoint: &'a str,
     token: Option<&'a str>,
+    connect_timeout: Duration,
 }
 
 impl<'a> Client<'a> {
@@ -71,7 +72,7 @@ impl<'a> Client<'a> {
             .timeout_per_read(Some(STALL_TIMEOUT))
             .user_agent(concat!("retune/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: Agent::new_with_config(config), endpoint, token }
+        Self { agent: Agent::new_with_config(config), endpoint, token, connect_timeout }
     }
 
     /// The body of a small answer.
@@ -243,7 +244,9 @@ impl<'a> Client<'a> {
 
     fn failure(&self, error: &ureq::Error) -> Failure {
         let reason = match error {
-            ureq::Error::Timeout(_) => "no connection in time".to_owned(),
+            ureq::Error::Timeout(_) => {
+                format!("no connection or no answer within {} s", self.connect_timeout.as_secs_f32())
+            }
             ureq::Error::HostNotFound => "no connection: the host's name cannot be looked up".to_owned(),
             ureq::Error::ConnectionFailed => "no connection".to_owned(),
             ureq::Error::Io(error) => format!("no connection: {error}"),

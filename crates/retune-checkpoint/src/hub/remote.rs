@@ -33,13 +33,8 @@ pub(super) fn fetch(
 ) -> Result<Resolved, String> {
     let client = Client::new(&options.hub_endpoint, options.token.as_deref(), options.connect_timeout);
     let revision = options.revision.replace('/', "%2F");
-    let answer = client.text(&format!("/api/models/{name}/revision/{revision}")).map_err(|failure| {
-        if failure.reason.starts_with("no connection") {
-            format!("{} (given up after {} s)", failure.reason, options.connect_timeout.as_secs_f32())
-        } else {
-            failure.reason
-        }
-    })?;
+    let answer =
+        client.text(&format!("/api/models/{name}/revision/{revision}")).map_err(|failure| failure.reason)?;
     let facts: ModelFacts = serde_json::from_str(&answer)
         .map_err(|error| format!("its answer about the model cannot be read: {error}"))?;
     if facts.sha.is_empty() || !facts.sha.bytes().all(|byte| byte.is_ascii_alphanumeric()) {

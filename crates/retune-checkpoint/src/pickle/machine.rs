@@ -569,14 +569,14 @@ impl<'a> Machine<'a> {
 
     fn long(&mut self, length: usize) -> Outcome<()> {
         let bytes = self.take(length)?;
-        let value = if length > 8 {
-            Value::BigInteger(bytes)
-        } else {
-            let negative = bytes.last().is_some_and(|&byte| byte & 0x80 != 0);
-            let mut extended = [if negative { 0xff } else { 0 }; 8];
-            extended[..length].copy_from_slice(bytes);
-            Value::Integer(i64::from_le_bytes(extended))
-        };
+        let negative = bytes.last().is_some_and(|&byte| byte & 0x80 != 0);
+        let padding = if negative { 0xff } else { 0 };
+        let (low, high) = bytes.split_at(length.min(8));
+        let mut extended = [padding; 8];
+        extended[..low.len()].copy_from_slice(low);
+        let value = i64::from_le_bytes(extended);
+        let fits = high.iter().all(|&byte| byte == padding) && (value < 0) == negative;
+        let value = if fits { Value::Integer(value) } else { Value::BigInteger(bytes) };
         self.stack.push(value);
         Ok(())
     }

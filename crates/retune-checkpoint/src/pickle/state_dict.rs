@@ -45,7 +45,7 @@ const MAX_SCALARS: usize = 256;
 const MAX_SCALAR_TEXT: usize = 1024;
 
 /// Elements of an expanded tensor (stride 0) beyond what its storage holds.
-const MAX_EXPANDED: usize = 1 << 24;
+const MAX_EXPANDED: usize = 1 << 22;
 
 /// Collects the tensors of an opened file.
 pub(super) fn collect(path: &Path, container: &Container<'_>, rule: &WrapperRule) -> Result<Found> {
