@@ -87,6 +87,8 @@ pub struct RoleOverrides {
     pub target_kind: Option<TargetKind>,
     /// What joins several labels in one cell.
     pub label_separator: Option<char>,
+    /// The data is to predict on: it has no labels, or they do not matter.
+    pub unlabelled: bool,
 }
 
 /// The columns' roles, as indices into [`Table::columns`].
@@ -163,7 +165,9 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
             ));
         }
     }
-    if labels.is_empty() {
+    if overrides.unlabelled {
+        labels.clear();
+    } else if labels.is_empty() {
         let by_name = LABEL_NAMES.iter().find_map(|name| {
             (0..table.columns.len())
                 .find(|&column| lower(table, column) == *name && !taken(column, &[text, text_pair, id], &[]))
@@ -173,7 +177,7 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
                 .filter(|&column| !taken(column, &[text, text_pair, id], &[]))
                 .filter(|&column| profiles[column].looks_like_a_label())
                 .collect();
-            candidates.sort_by_key(|&column| profiles[column].distinct);
+            candidates.sort_by_key(|&column| (profiles[column].distinct < 2, profiles[column].distinct));
             candidates.first().copied()
         };
         if let Some(column) = by_name {
@@ -453,6 +457,13 @@ mod tests {
         assert_eq!((roles.target_kind, roles.label_separator), (Some(TargetKind::MultiLabel), None));
         let roles = infer("text,category\na,\"Rock, Pop\"\nb,Jazz\nc,Folk\n");
         assert_eq!(roles.target_kind, Some(TargetKind::SingleLabel));
+    }
+
+    #[test]
+    fn data_to_predict_on_may_hold_what_looks_like_labels() {
+        let table = table("text,label\na b,1\nc d,1\n");
+        let roles = infer_roles(&table, &RoleOverrides { unlabelled: true, ..Default::default() }).unwrap();
+        assert_eq!((roles.text, roles.labels.len(), roles.target_kind), (0, 0, None));
     }
 
     #[test]

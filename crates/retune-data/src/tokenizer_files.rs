@@ -117,7 +117,7 @@ fn word_piece(path: &Path, settings: &Settings) -> Result<Json, DataError> {
         ("mask_token", "[MASK]"),
     ] {
         if let Ok((token, id)) = special(role, default) {
-            add_special(&mut added, &token, id, false);
+            add_special(&mut added, &token, id, settings.strips_left(role));
         }
     }
     Ok(json!({
@@ -181,7 +181,7 @@ fn byte_level_bpe(path: &Path, merges_path: &Path, settings: &Settings) -> Resul
         ("mask_token", "<mask>"),
     ] {
         if let Ok((token, id)) = special(role, default) {
-            add_special(&mut added, &token, id, role == "mask_token");
+            add_special(&mut added, &token, id, settings.strips_left(role));
         }
     }
     Ok(json!({
@@ -253,6 +253,12 @@ impl Settings {
         // "No limit" is written as 1e30.
         let length = self.config.get("model_max_length")?.as_f64()?;
         (1.0..1e9).contains(&length).then_some(length as usize)
+    }
+
+    /// Whether a special token takes the white space before it along, as RoBERTa's published `<mask>` does.
+    fn strips_left(&self, role: &str) -> bool {
+        let entry = self.special.get(role).or_else(|| self.config.get(role));
+        entry.and_then(|entry| entry.get("lstrip")).and_then(Json::as_bool).unwrap_or(false)
     }
 
     /// A special token and its id.
