@@ -5,9 +5,9 @@
 //! Knows no dataset, no loss and no training loop.
 #![forbid(unsafe_code)]
 
-pub mod config;
 mod error;
-//mod load;
+mod load;
 pub mod text;
 
 pub use error::ModelError;
+pub use load::{LoadOptions, checkpoint_name, load_parameters};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use retune_checkpoint::{LoadReport, Weights};
+use retune_checkpoint::{LoadReport, Transformed, Weights};
 use retune_nn::{Declaration, ParameterBuilder, ParameterStore};
 use retune_tensor::Context;
 
@@ -26,7 +26,7 @@ const EXPECTED_UNUSED: &[&str] = &[
 
 /// How a checkpoint is loaded.
 #[derive(Clone, Debug, Default)]
-pub struct LoadedWeights {
+pub struct LoadOptions {
     /// Missing backbone parameters are initialized instead of refused.
     pub allow_missing: bool,
     /// Tensors that fit nowhere are listed instead of refused.
@@ -63,11 +63,10 @@ pub fn load_parameters(
     builder: ParameterBuilder,
     family: &TextFamily,
     weights: &Weights,
-    how: &LoadedWeights,
+    how: &LoadOptions,
 ) -> Result<(ParameterStore, LoadReport), ModelError> {
     let mut report = LoadReport::default();
     let mut used = HashSet::new();
-    let mut missing_backbone = Vec::new();
     let store = builder.build(context, how.seed, |declaration: &Declaration| {
         let name = &declaration.name;
         let found = checkpoint_name(weights, family, name);
@@ -75,10 +74,12 @@ pub fn load_parameters(
             used.insert(found.clone());
         }
         let Some(found) = found.filter(|_| !how.new_parameters.contains(name)) else {
-            report.newly_initialized.push(name.clone());
-            if !is_new_by_design(family, name) {
-                missing_backbone.push(name.clone());
-            }
+            let list = if is_new_by_design(family, name) {
+                &mut report.newly_initialized
+            } else {
+                &mut report.missing
+            };
+            list.push(name.clone());
             return Ok(None);
         };
         let shape = weights.info(&found).map(|info| info.shape.clone()).unwrap_or_default();
@@ -87,15 +88,15 @@ pub fn load_parameters(
             return Err(ModelError::Shape { name: found, found: shape, expected });
         }
         if found != *name {
-            report.transformed.push(format!("{found} -> {name}"));
+            let (from, to) = (vec![found.clone()], vec![name.clone()]);
+            report.transformed.push(Transformed { from, to, how: "renamed".to_owned() });
         }
         report.loaded.push(name.clone());
         Ok(Some(weights.to_f32(&found)?))
     })?;
-    if let (Some(first), false) = (missing_backbone.first(), how.allow_missing) {
-        return Err(ModelError::Missing { count: missing_backbone.len(), first: first.clone() });
+    if let (Some(first), false) = (report.missing.first(), how.allow_missing) {
+        return Err(ModelError::Missing { count: report.missing.len(), first: first.clone() });
     }
-    report.missing = missing_backbone;
     report.unused = weights.names().filter(|name| !used.contains(*name)).map(str::to_owned).collect();
     let unexpected: Vec<&String> = report
         .unused

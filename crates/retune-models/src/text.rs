@@ -10,7 +10,7 @@ mod roberta;
 
 use std::sync::Arc;
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_autograd::Var;
 use retune_nn::{Forward, Linear, ParameterBuilder, Rows};
 
@@ -68,7 +68,10 @@ pub trait TextBackbone: Send + Sync {
     /// The sizes that a caller needs: hidden size, vocabulary, longest sequence.
     fn sizes(&self) -> &EncoderSizes;
 
-    /// Every linear layer, in depth order, for adapters.
+    /// Every linear layer, in depth order.
+    fn linears(&self) -> Vec<&Linear>;
+
+    /// Every linear layer, in depth order, to attach adapters.
     fn linears_mut(&mut self) -> Vec<&mut Linear>;
 }
 
@@ -104,7 +107,7 @@ pub static FAMILIES: &[&TextFamily] =
 /// # Errors
 /// If `model_type` is missing or names no family.
 pub fn family(config: &ModelConfig) -> Result<&'static TextFamily, ModelError> {
-    let model_type = config.str("model_type")?;
+    let model_type = config.string("model_type")?;
     FAMILIES.iter().copied().find(|family| family.model_type == model_type).ok_or_else(|| {
         let known = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
         ModelError::UnknownFamily { model_type: model_type.to_owned(), known }

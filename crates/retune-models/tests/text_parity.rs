@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use retune_autograd::Gradients;
 use retune_kernels::{Cpu, Isa};
-use retune_models::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_models::text::{
     HeadOverrides, LoraConfig, LoraTarget, TextClassifier, TextClassifierParts, TokenBatch,
 };
@@ -56,7 +56,7 @@ fn counter_value(json: &Value, name: &str, shape: &[usize]) -> Vec<f32> {
 impl Golden {
     fn load(path: &Path) -> Self {
         let json: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let config = ModelConfig(json["config"].as_object().unwrap().clone());
+        let config = ModelConfig::from_object(path, json["config"].as_object().unwrap().clone());
         let lora = json.get("lora").map(|lora| {
             let adapter = &lora["adapter_config"];
             let names = adapter["target_modules"].as_array().unwrap();

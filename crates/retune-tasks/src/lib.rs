@@ -2,4 +2,7 @@
 //! Stands on plain numbers only; it never knows how a model was trained or where a report is written.
 #![forbid(unsafe_code)]
 
+mod classification;
 pub mod metrics;
+
+pub use classification::{BatchLoss, ClassificationTask, MULTI_LABEL_THRESHOLD, ProblemType, argmax};

@@ -1,9 +1,9 @@
 //! BERT (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>), after `transformers`' `BertModel`.
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, require_absolute_positions};
+use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, number, require_absolute_positions};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily};
 use crate::ModelError;
@@ -39,19 +39,19 @@ pub(super) const fn names(prefix: &'static str) -> EncoderNames {
 pub(super) fn sizes(config: &ModelConfig, first_position: usize) -> Result<EncoderSizes, ModelError> {
     require_absolute_positions(config)?;
     EncoderSizes {
-        hidden_size: config.usize("hidden_size")?,
-        layers: config.usize("num_hidden_layers")?,
-        heads: config.usize("num_attention_heads")?,
-        intermediate_size: config.usize("intermediate_size")?,
-        vocab_size: config.usize("vocab_size")?,
-        max_position_embeddings: config.usize("max_position_embeddings")?,
-        type_vocab_size: config.opt_usize("type_vocab_size")?.unwrap_or(2),
+        hidden_size: config.integer("hidden_size")?,
+        layers: config.integer("num_hidden_layers")?,
+        heads: config.integer("num_attention_heads")?,
+        intermediate_size: config.integer("intermediate_size")?,
+        vocab_size: config.integer("vocab_size")?,
+        max_position_embeddings: config.integer("max_position_embeddings")?,
+        type_vocab_size: config.optional_integer("type_vocab_size")?.unwrap_or(2),
         first_position,
         activation: activation(config, "hidden_act")?,
-        hidden_dropout: config.opt_f32("hidden_dropout_prob")?.unwrap_or(0.1),
-        attention_dropout: config.opt_f32("attention_probs_dropout_prob")?.unwrap_or(0.1),
-        layer_norm_eps: config.opt_f32("layer_norm_eps")?.unwrap_or(1e-12),
-        initializer_range: config.opt_f32("initializer_range")?.unwrap_or(0.02),
+        hidden_dropout: number(config, "hidden_dropout_prob", 0.1)?,
+        attention_dropout: number(config, "attention_probs_dropout_prob", 0.1)?,
+        layer_norm_eps: number(config, "layer_norm_eps", 1e-12)?,
+        initializer_range: number(config, "initializer_range", 0.02)?,
     }
     .check("num_attention_heads")
 }
@@ -71,7 +71,7 @@ fn head(
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
     let sizes = sizes(config, 0)?;
-    let dropout = config.opt_f32("classifier_dropout")?.unwrap_or(sizes.hidden_dropout);
+    let dropout = number(config, "classifier_dropout", sizes.hidden_dropout)?;
     let layers = HeadLayers {
         dense: "bert.pooler.dense",
         activation: retune_tensor::Activation::Tanh,

@@ -1,10 +1,10 @@
 //! DistilBERT (Sanh et al. 2019, <https://arxiv.org/abs/1910.01108>), after `transformers`' `DistilBertModel`: BERT's
 //! encoder without segments.
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation};
+use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, number};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily};
 use crate::ModelError;
@@ -30,19 +30,19 @@ const NAMES: EncoderNames = EncoderNames {
 
 fn sizes(config: &ModelConfig) -> Result<EncoderSizes, ModelError> {
     EncoderSizes {
-        hidden_size: config.usize("dim")?,
-        layers: config.usize("n_layers")?,
-        heads: config.usize("n_heads")?,
-        intermediate_size: config.usize("hidden_dim")?,
-        vocab_size: config.usize("vocab_size")?,
-        max_position_embeddings: config.usize("max_position_embeddings")?,
+        hidden_size: config.integer("dim")?,
+        layers: config.integer("n_layers")?,
+        heads: config.integer("n_heads")?,
+        intermediate_size: config.integer("hidden_dim")?,
+        vocab_size: config.integer("vocab_size")?,
+        max_position_embeddings: config.integer("max_position_embeddings")?,
         type_vocab_size: 0,
         first_position: 0,
         activation: activation(config, "activation")?,
-        hidden_dropout: config.opt_f32("dropout")?.unwrap_or(0.1),
-        attention_dropout: config.opt_f32("attention_dropout")?.unwrap_or(0.1),
+        hidden_dropout: number(config, "dropout", 0.1)?,
+        attention_dropout: number(config, "attention_dropout", 0.1)?,
         layer_norm_eps: 1e-12,
-        initializer_range: config.opt_f32("initializer_range")?.unwrap_or(0.02),
+        initializer_range: number(config, "initializer_range", 0.02)?,
     }
     .check("n_heads")
 }
@@ -61,7 +61,7 @@ fn head(
     outputs: usize,
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
-    let dropout = config.opt_f32("seq_classif_dropout")?.unwrap_or(0.2);
+    let dropout = number(config, "seq_classif_dropout", 0.2)?;
     let layers = HeadLayers {
         dense: "pre_classifier",
         activation: retune_tensor::Activation::Relu,

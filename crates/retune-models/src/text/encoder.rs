@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_autograd::Var;
 use retune_nn::{
     Embedding, FeedForward, Forward, Initialization, LayerNorm, Linear, ParameterBuilder, Rows, Site,
@@ -70,9 +70,14 @@ impl EncoderSizes {
     }
 }
 
+/// A number of the configuration, or its default.
+pub(super) fn number(config: &ModelConfig, key: &str, default: f32) -> Result<f32, ModelError> {
+    Ok(config.optional_number(key)?.map_or(default, |value| value as f32))
+}
+
 /// The activation that a configuration names.
 pub(super) fn activation(config: &ModelConfig, key: &'static str) -> Result<Activation, ModelError> {
-    match config.str(key)? {
+    match config.string(key)? {
         "gelu" => Ok(Activation::GeluErf),
         "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
@@ -87,7 +92,7 @@ pub(super) fn activation(config: &ModelConfig, key: &'static str) -> Result<Acti
 
 /// Refuses position embeddings other than absolute ones, which the encoder would compute wrongly.
 pub(super) fn require_absolute_positions(config: &ModelConfig) -> Result<(), ModelError> {
-    match config.opt_str("position_embedding_type")? {
+    match config.optional_string("position_embedding_type")? {
         None | Some("absolute") => Ok(()),
         Some(other) => Err(ModelError::Config {
             key: "position_embedding_type",
@@ -246,6 +251,11 @@ impl Block {
         self.output_norm.forward_residual(forward, &fed, &hidden, dropout, &query_rows)
     }
 
+    fn linears(&self) -> [&Linear; 6] {
+        let FeedForward { first, second, .. } = &self.feed_forward;
+        [&self.query, &self.key, &self.value, &self.output, first, second]
+    }
+
     fn linears_mut(&mut self) -> [&mut Linear; 6] {
         let FeedForward { first, second, .. } = &mut self.feed_forward;
         [&mut self.query, &mut self.key, &mut self.value, &mut self.output, first, second]
@@ -281,6 +291,10 @@ impl TextBackbone for Encoder {
 
     fn sizes(&self) -> &EncoderSizes {
         &self.sizes
+    }
+
+    fn linears(&self) -> Vec<&Linear> {
+        self.blocks.iter().flat_map(Block::linears).collect()
     }
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {

@@ -1,6 +1,6 @@
 //! A text backbone with its head.
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_autograd::{Pooling, Var};
 use retune_nn::{Forward, ParameterBuilder, Rows};
 
@@ -75,8 +75,8 @@ impl TextClassifier {
     }
 
     /// Every linear layer of the backbone, in depth order.
-    pub fn linears_mut(&mut self) -> Vec<&mut retune_nn::Linear> {
-        self.backbone.linears_mut()
+    pub fn linears(&self) -> Vec<&retune_nn::Linear> {
+        self.backbone.linears()
     }
 
     /// Logits, [sequences, outputs].

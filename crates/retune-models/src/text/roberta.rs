@@ -2,10 +2,10 @@
 //! <https://arxiv.org/abs/1911.02116>), after `transformers`' `RobertaModel`: BERT's encoder with positions that start
 //! behind the padding id.
 
-use crate::config::ModelConfig;
+use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderSizes};
+use super::encoder::{Encoder, EncoderSizes, number};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily, bert};
 use crate::ModelError;
@@ -29,7 +29,7 @@ pub(super) static XLM_ROBERTA: TextFamily = TextFamily {
 };
 
 fn sizes(config: &ModelConfig) -> Result<EncoderSizes, ModelError> {
-    bert::sizes(config, config.opt_usize("pad_token_id")?.unwrap_or(1) + 1)
+    bert::sizes(config, config.optional_integer("pad_token_id")?.unwrap_or(1) + 1)
 }
 
 fn backbone(
@@ -47,7 +47,7 @@ fn head(
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
     let sizes = sizes(config)?;
-    let dropout = config.opt_f32("classifier_dropout")?.unwrap_or(sizes.hidden_dropout);
+    let dropout = number(config, "classifier_dropout", sizes.hidden_dropout)?;
     let layers = HeadLayers {
         dense: "classifier.dense",
         activation: retune_tensor::Activation::Tanh,
