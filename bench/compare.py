@@ -166,9 +166,10 @@ def compare_predict(row: PredictRow, arguments: argparse.Namespace) -> dict:
 
     seconds: dict[str, list[list[float]]] = {name: [[], []] for name in commands}
     outputs = {name: arguments.cache / f"predicted-{name}.jsonl" for name in commands}
-    for _ in range(arguments.rounds):
+    for round_index in range(arguments.rounds):
+        order = list(commands.items())
         for which, file in enumerate(files):
-            for name, command in commands.items():
+            for name, command in order if round_index % 2 == 0 else reversed(order):
                 data = ["--model", str(folder), "--data", str(file), "--output", str(outputs[name])]
                 seconds[name][which].append(run([*command, *data], arguments.threads)[1])
     if "retune" in commands:
@@ -180,6 +181,8 @@ def compare_predict(row: PredictRow, arguments: argparse.Namespace) -> dict:
     summary = {}
     for name, (small, large) in seconds.items():
         extra = statistics.median(large) - statistics.median(small)
+        if extra <= 0:
+            raise BenchmarkError(f"{row.label}: {sizes[1]} texts took {name} no longer than {sizes[0]}; too much noise")
         summary[name] = {"samples_per_second": (sizes[1] - sizes[0]) / extra, "small_seconds": statistics.median(small)}
     return {"label": row.label, "target": row.target, "small": sizes[0], "sides": summary}
 
