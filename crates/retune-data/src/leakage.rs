@@ -47,11 +47,10 @@ fn shared_texts(training: (&Table, &Roles), other: (&Table, &Roles), findings: &
         let message = if same.len() == total {
             format!("every text stands in {file} too")
         } else {
+            let shown = excerpt(text, 40);
             format!(
-                "{} of {} stand in {file} too, such as “{}” on its line {there}",
-                count(same.len(), "text"),
-                total,
-                excerpt(text, 40)
+                "shares {} of its {total} with {file}, such as “{shown}” on line {there} there",
+                count(same.len(), "text")
             )
         };
         let advice = "the metrics on them measure memory; remove them from one side";
@@ -59,7 +58,7 @@ fn shared_texts(training: (&Table, &Roles), other: (&Table, &Roles), findings: &
     }
     if let Some((line, there, text)) = alike.first() {
         let message = format!(
-            "{} of {total} stand in {file} but for case, punctuation or spacing, such as “{}” on its line {there}",
+            "shares {} of its {total} with {file} but for case, punctuation or spacing, such as “{}” on line {there} there",
             count(alike.len(), "text"),
             excerpt(text, 40)
         );

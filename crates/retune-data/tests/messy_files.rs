@@ -238,7 +238,7 @@ fn labels_and_texts_are_compared_across_files() {
         ]
     );
     assert!(found(&findings, "leaked-text")[0].starts_with(
-        "validation.csv:2: warning[leaked-text]: 1 text of 3 stand in messy.csv too, such as “I want a refund” on its line 2"
+        "validation.csv:2: warning[leaked-text]: shares 1 text of its 3 with messy.csv, such as “I want a refund” on line 2 there"
     ));
     assert!(found(&findings, "leaked-near-text")[0].starts_with("validation.csv:3:"));
 }
