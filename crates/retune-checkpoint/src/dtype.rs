@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-/// Element type of a stored tensor. The names are safetensors' own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Element type of a stored tensor. Names and order are safetensors' own: its files hold later types first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Dtype {
     /// One byte, zero is false.
@@ -13,26 +13,26 @@ pub enum Dtype {
     U8,
     /// Signed 8-bit integer.
     I8,
-    /// Unsigned 16-bit integer.
-    U16,
     /// Signed 16-bit integer.
     I16,
+    /// Unsigned 16-bit integer.
+    U16,
     /// IEEE 754 half precision.
     F16,
     /// bfloat16: the upper half of an `f32`.
     Bf16,
-    /// Unsigned 32-bit integer.
-    U32,
     /// Signed 32-bit integer.
     I32,
+    /// Unsigned 32-bit integer.
+    U32,
     /// IEEE 754 single precision.
     F32,
-    /// Unsigned 64-bit integer.
-    U64,
-    /// Signed 64-bit integer.
-    I64,
     /// IEEE 754 double precision.
     F64,
+    /// Signed 64-bit integer.
+    I64,
+    /// Unsigned 64-bit integer.
+    U64,
 }
 
 impl Dtype {
@@ -41,16 +41,16 @@ impl Dtype {
         Self::Bool,
         Self::U8,
         Self::I8,
-        Self::U16,
         Self::I16,
+        Self::U16,
         Self::F16,
         Self::Bf16,
-        Self::U32,
         Self::I32,
+        Self::U32,
         Self::F32,
-        Self::U64,
-        Self::I64,
         Self::F64,
+        Self::I64,
+        Self::U64,
     ];
 
     /// The type with this safetensors name (`"F32"`, `"BF16"`).

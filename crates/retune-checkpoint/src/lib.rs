@@ -30,7 +30,7 @@ pub use config::ModelConfig;
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use hash::{FileHash, hash_file};
-pub use hub::{Mirror, Origin, ResolveOptions, Resolved, resolve};
+pub use hub::{Mirror, Origin, ResolveOptions, Resolved, Token, resolve};
 pub use pickle::WrapperRule;
 pub use report::{LoadReport, Reshaped, Transformed};
 pub use save::{NamedTensor, Saved, TensorData, save_safetensors, save_sharded};

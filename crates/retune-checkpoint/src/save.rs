@@ -231,8 +231,7 @@ fn write_file(
     mut tensors: Vec<NamedTensor<'_>>,
     metadata: BTreeMap<String, String>,
 ) -> Result<()> {
-    tensors
-        .sort_by(|a, b| b.data.dtype().size().cmp(&a.data.dtype().size()).then_with(|| a.name.cmp(b.name)));
+    tensors.sort_by(|a, b| b.data.dtype().cmp(&a.data.dtype()).then_with(|| a.name.cmp(b.name)));
     let mut header = Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), json!(metadata));

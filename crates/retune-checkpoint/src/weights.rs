@@ -12,6 +12,7 @@ use crate::error::{CheckpointError, shorten};
 use crate::hash::{FileHash, hash_file};
 use crate::map::FileBytes;
 use crate::pickle::{self, WrapperRule};
+use crate::transform::{Tensor, Tensors};
 use crate::{Result, safetensors};
 
 /// Weight files of a folder, in the order in which they are looked for.
@@ -170,6 +171,18 @@ impl Weights {
         Ok(values)
     }
 
+    /// All tensors, converted to `f32`: what [`crate::Transform::apply`] takes.
+    ///
+    /// # Errors
+    /// As [`Weights::to_f32`].
+    pub fn to_tensors(&self) -> Result<Tensors> {
+        let read = |entry: &Entry| {
+            let tensor = Tensor { shape: entry.info.shape.clone(), values: self.to_f32(&entry.name)? };
+            Ok((entry.name.clone(), tensor))
+        };
+        self.tensors.iter().map(read).collect()
+    }
+
     /// Text that the files carry beside the tensors: safetensors metadata, or a pickled checkpoint's scalars
     /// (`epoch`, `best_prec1`).
     pub fn metadata(&self) -> &BTreeMap<String, String> {
@@ -258,6 +271,10 @@ impl Weights {
     fn add_file(&mut self, content: FileBytes, options: &OpenOptions) -> Result<()> {
         let file = self.contents.len();
         let path = content.path();
+        if content.bytes().starts_with(b"version https://git-lfs") {
+            let what = "is a Git LFS pointer, not the weights themselves; run `git lfs pull` in its folder";
+            return Err(CheckpointError::format(path, what));
+        }
         if pickle::is_pickled(content.bytes()) {
             let found = pickle::read(path, content.bytes(), &options.wrappers)?;
             self.metadata.extend(found.scalars);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use retune_checkpoint::{
-    CheckpointError, Mirror, NamedTensor, Origin, ResolveOptions, Resolved, TensorData, hash_file, resolve,
-    save_safetensors,
+    CheckpointError, Mirror, NamedTensor, Origin, ResolveOptions, Resolved, TensorData, Token, hash_file,
+    resolve, save_safetensors,
 };
 use server::{Reply, Request, Server};
 use tempfile::TempDir;
@@ -192,7 +192,7 @@ fn the_token_goes_to_the_hub_and_to_no_other_host() {
         if reply.code == 302 { reply.header("location", &elsewhere) } else { reply }
     });
     let mut options = options(&cache, &server.address);
-    options.token = Some("hf_secret".into());
+    options.token = Some(Token::new("hf_secret"));
     run(NAME, &options).0.unwrap();
     assert!(
         server

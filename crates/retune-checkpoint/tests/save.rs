@@ -20,6 +20,10 @@ fn tensor<'a>(name: &'a str, shape: &'a [usize], values: &'a [f32]) -> NamedTens
     NamedTensor { name, shape, data: TensorData::F32(values) }
 }
 
+fn raw<'a>(name: &'a str, shape: &'a [usize], dtype: Dtype, bytes: &'a [u8]) -> NamedTensor<'a> {
+    NamedTensor { name, shape, data: TensorData::Bytes(dtype, bytes) }
+}
+
 #[test]
 fn a_file_equals_the_reference_library_s_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
@@ -32,19 +36,21 @@ fn a_file_equals_the_reference_library_s_byte_for_byte() {
     save_safetensors(&path, &tensors, &format_pt()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), fs::read(fixture("reference.safetensors")).unwrap());
 
-    // 1.0 and 2.0 in bfloat16 are 0x3f80 and 0x4000.
+    // 1.0 and 2.0 are 0x3f80 and 0x4000 in bfloat16, 0x3c00 and 0x4000 in half precision.
     let tensors = [
-        NamedTensor {
-            name: "a",
-            shape: &[2],
-            data: TensorData::Bytes(Dtype::Bf16, &[0x80, 0x3f, 0x00, 0x40]),
-        },
-        NamedTensor {
-            name: "b",
-            shape: &[1],
-            data: TensorData::Bytes(Dtype::I64, &[1, 0, 0, 0, 0, 0, 0, 0]),
-        },
+        raw("a", &[2], Dtype::Bf16, &[0x80, 0x3f, 0x00, 0x40]),
+        raw("b", &[1], Dtype::I64, &[1, 0, 0, 0, 0, 0, 0, 0]),
         tensor("c", &[3], &[1.0, 2.0, 3.0]),
+        raw("d", &[1], Dtype::I32, &[1, 0, 0, 0]),
+        raw("e", &[1], Dtype::U32, &[1, 0, 0, 0]),
+        raw("f", &[1], Dtype::F64, &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f]),
+        raw("g", &[1], Dtype::U64, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        raw("h", &[2], Dtype::F16, &[0x00, 0x3c, 0x00, 0x40]),
+        raw("i", &[2], Dtype::I16, &[1, 0, 2, 0]),
+        raw("j", &[2], Dtype::U16, &[1, 0, 2, 0]),
+        raw("k", &[2], Dtype::I8, &[1, 2]),
+        raw("l", &[2], Dtype::U8, &[1, 2]),
+        raw("m", &[2], Dtype::Bool, &[1, 0]),
     ];
     save_safetensors(&path, &tensors, &format_pt()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), fs::read(fixture("reference_mixed.safetensors")).unwrap());
@@ -124,7 +130,7 @@ fn a_pytorch_file_is_read_back_with_its_ties_and_by_pytorch_where_there_is_one()
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pytorch_model.bin");
     let values: Vec<f32> = (0..6).map(|value| value as f32).collect();
-    let half = NamedTensor { name: "half", shape: &[1], data: TensorData::Bytes(Dtype::F16, &[0x00, 0x3c]) };
+    let half = raw("half", &[1], Dtype::F16, &[0x00, 0x3c]);
     let tensors = [
         tensor("embeddings.weight", &[2, 3], &values),
         tensor("decoder.weight", &[2, 3], &values),
@@ -142,7 +148,7 @@ fn a_pytorch_file_is_read_back_with_its_ties_and_by_pytorch_where_there_is_one()
     assert_eq!(weights.info("empty").unwrap().shape, [0, 4]);
     assert_eq!(weights.tied(), [["embeddings.weight", "decoder.weight"]]);
 
-    let unsigned = NamedTensor { name: "u", shape: &[1], data: TensorData::Bytes(Dtype::U16, &[0, 0]) };
+    let unsigned = raw("u", &[1], Dtype::U16, &[0, 0]);
     assert!(save_pytorch_bin(&path, &[unsigned]).unwrap_err().to_string().contains("no storage class"));
 
     let Ok(python) = std::env::var("RETUNE_PYTHON") else {

@@ -107,7 +107,14 @@ fn a_pickle_that_would_run_code_is_refused_by_name_and_runs_nothing() {
 #[test]
 fn safetensors_from_the_reference_are_read_with_their_metadata() {
     let weights = Weights::open(&fixture("reference_mixed.safetensors")).unwrap();
-    assert_eq!(weights.names().collect::<Vec<_>>(), ["b", "c", "a"]);
+    let names: String = weights.names().collect();
+    assert_eq!(names, "gbfcedahjiklm");
+    for name in ["b", "d", "e", "f", "g"] {
+        assert_eq!(weights.to_f32(name).unwrap(), [1.0], "{name}");
+    }
+    for name in ["h", "i", "j", "k", "l"] {
+        assert_eq!(weights.to_f32(name).unwrap(), [1.0, 2.0], "{name}");
+    }
     assert_eq!(weights.to_f32("a").unwrap(), [1.0, 2.0]);
     assert_eq!(weights.metadata()["format"], "pt");
     assert_eq!(weights.files(), [fixture("reference_mixed.safetensors")]);
@@ -137,7 +144,7 @@ fn a_folder_is_searched_in_the_documented_order() {
     copy("reference.safetensors", "pytorch_model.bin");
     assert_eq!(Weights::open(folder.path()).unwrap().names().next(), Some("embeddings.weight"));
     copy("reference_mixed.safetensors", "model.safetensors");
-    assert_eq!(Weights::open(folder.path()).unwrap().names().next(), Some("b"));
+    assert_eq!(Weights::open(folder.path()).unwrap().names().next(), Some("g"));
 }
 
 #[test]
@@ -193,4 +200,26 @@ fn real_legacy_checkpoints_equal_their_safetensors_twins() {
         }
         assert_eq!(legacy.names().len(), twin.names().len());
     }
+}
+
+/// The header's length, 640, begins with the bytes 0x80 0x02, as a pickle of protocol 2 does.
+#[test]
+fn a_safetensors_file_is_not_taken_for_a_pickle_whatever_its_header_s_length() {
+    for length in [640usize, 0x0480, 0x0580] {
+        let header = format!("{:<length$}", r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+        let mut file = (length as u64).to_le_bytes().to_vec();
+        file.extend(header.bytes());
+        file.extend(1.5f32.to_le_bytes());
+        let weights = Weights::from_bytes("x", file, &OpenOptions::default()).unwrap();
+        assert_eq!(weights.to_f32("w").unwrap(), [1.5]);
+        assert_eq!(weights.to_tensors().unwrap()["w"].shape, [1]);
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_is_told_from_weights() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:53aa51172d14\nsize 90868376\n";
+    let error =
+        Weights::from_bytes("model.safetensors", pointer.into(), &OpenOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("is a Git LFS pointer"), "{error}");
 }

@@ -30,6 +30,23 @@ const KNOWN_CHECKSUMS: [(&str, &str, &str); 1] = [(
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )];
 
+/// A user's hub token. Never shown, not even when debugging.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// A token as the hub issued it.
+    pub fn new(token: &str) -> Self {
+        Self(token.to_owned())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(hidden)")
+    }
+}
+
 /// Where and how to look for a model.
 #[derive(Debug, Clone)]
 pub struct ResolveOptions {
@@ -46,7 +63,7 @@ pub struct ResolveOptions {
     /// How long to wait for a connection and for a first answer.
     pub connect_timeout: Duration,
     /// The user's hub token, sent to the hub's own address only.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// Branch, tag or commit.
     pub revision: String,
     /// Commands that may be the user's pip, each with its arguments; the first that works is used.
@@ -82,10 +99,11 @@ impl ResolveOptions {
         options.hugging_face_cache = Some(folder("HF_HUB_CACHE").unwrap_or_else(|| hugging_face.join("hub")));
         options.offline = variable("HF_HUB_OFFLINE")
             .is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str()));
-        options.token = variable("HF_TOKEN").or_else(|| {
+        let token = variable("HF_TOKEN").or_else(|| {
             let text = std::fs::read_to_string(hugging_face.join("token")).ok()?;
             Some(text.trim().to_owned()).filter(|token| !token.is_empty())
         });
+        options.token = token.map(Token);
         if let Some(endpoint) = variable("HF_ENDPOINT") {
             options.hub_endpoint = endpoint.trim_end_matches('/').to_owned();
         }
@@ -350,4 +368,31 @@ fn check_revision(revision: &str) -> Result<()> {
         return Ok(());
     }
     Err(CheckpointError::Option { what: format!("`{}` is not a branch, tag or commit", shorten(revision)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_honoured_and_the_token_hidden() {
+        let options = ResolveOptions::from_environment(|name| {
+            let value = match name {
+                "HOME" => "/home/someone",
+                "HF_ENDPOINT" => "https://hub.example/",
+                "HF_TOKEN" => "hf_secret",
+                "HF_HUB_OFFLINE" => "true",
+                "XDG_CACHE_HOME" => "",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        });
+        assert_eq!(options.cache_dir, Path::new("/home/someone/.cache/retune"));
+        let hugging_face = Path::new("/home/someone/.cache/huggingface/hub");
+        assert_eq!(options.hugging_face_cache.as_deref(), Some(hugging_face));
+        assert_eq!(options.hub_endpoint, "https://hub.example");
+        assert!(options.offline);
+        assert_eq!(options.token, Some(Token::new("hf_secret")));
+        assert!(!format!("{options:?}").contains("hf_secret"));
+    }
 }

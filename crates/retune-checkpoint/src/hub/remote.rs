@@ -31,7 +31,11 @@ pub(super) fn fetch(
     slot: &Slot,
     on_message: &mut dyn FnMut(&str),
 ) -> Result<Resolved, String> {
-    let client = Client::new(&options.hub_endpoint, options.token.as_deref(), options.connect_timeout);
+    let client = Client::new(
+        &options.hub_endpoint,
+        options.token.as_ref().map(|token| token.0.as_str()),
+        options.connect_timeout,
+    );
     let revision = options.revision.replace('/', "%2F");
     let answer =
         client.text(&format!("/api/models/{name}/revision/{revision}")).map_err(|failure| failure.reason)?;

@@ -43,7 +43,9 @@ pub(crate) struct Found {
 
 /// Whether `file` starts as a `torch.save` file does, in either format.
 pub(crate) fn is_pickled(file: &[u8]) -> bool {
-    container::is_zip(file) || file.first() == Some(&0x80) && file.get(1).is_some_and(|version| *version < 10)
+    // A safetensors file's header length may happen to spell either beginning, but a brace follows it.
+    let safetensors = file.get(8) == Some(&b'{');
+    !safetensors && (container::is_zip(file) || matches!(file, [0x80, 2..=5, ..]))
 }
 
 /// Reads the `torch.save` file whose whole content is `file`.
