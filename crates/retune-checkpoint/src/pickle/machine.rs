@@ -5,15 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::globals::Known;
-use super::value::{Object, StorageRecord, TensorRecord, Value};
+use super::opcodes as op;
+use super::value::{Object, StorageRecord, Value};
 use crate::error::shorten;
 
 /// Opcodes obeyed in one pickle. A checkpoint needs about 40 a tensor.
 const MAX_STEPS: usize = 2_000_000;
-
-/// Dimensions of a tensor.
-const MAX_RANK: usize = 32;
 
 /// Why a pickle was not accepted.
 #[derive(Debug, PartialEq)]
@@ -24,7 +21,7 @@ pub(crate) enum Refusal {
     Damaged { position: usize, what: String },
 }
 
-type Outcome<T> = Result<T, Refusal>;
+pub(super) type Outcome<T> = Result<T, Refusal>;
 
 /// A finished pickle: its value and everything the value refers to.
 #[derive(Debug)]
@@ -62,72 +59,18 @@ pub(crate) fn unpickle(input: &[u8]) -> Outcome<Pickled<'_>> {
     Err(machine.damaged(format!("has more than {MAX_STEPS} instructions")))
 }
 
-struct Machine<'a> {
+/// The machine's state. Its calls are in [`super::calls`].
+pub(super) struct Machine<'a> {
     input: &'a [u8],
     position: usize,
-    stack: Vec<Value<'a>>,
+    pub(super) stack: Vec<Value<'a>>,
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
-    objects: Vec<Object<'a>>,
-    storages: Vec<StorageRecord<'a>>,
-    seen_storages: HashSet<&'a str>,
+    pub(super) objects: Vec<Object<'a>>,
+    pub(super) storages: Vec<StorageRecord<'a>>,
+    pub(super) seen_storages: HashSet<&'a str>,
     /// Values that calls may still copy; without it, repeated calls on one long list would multiply memory.
-    copies_left: usize,
-}
-
-/// The opcodes obeyed.
-mod op {
-    pub const MARK: u8 = b'(';
-    pub const STOP: u8 = b'.';
-    pub const POP: u8 = b'0';
-    pub const POP_MARK: u8 = b'1';
-    pub const DUP: u8 = b'2';
-    pub const BININT: u8 = b'J';
-    pub const BININT1: u8 = b'K';
-    pub const BININT2: u8 = b'M';
-    pub const NONE: u8 = b'N';
-    pub const BINPERSID: u8 = b'Q';
-    pub const REDUCE: u8 = b'R';
-    pub const BINSTRING: u8 = b'T';
-    pub const SHORT_BINSTRING: u8 = b'U';
-    pub const BINUNICODE: u8 = b'X';
-    pub const APPEND: u8 = b'a';
-    pub const BUILD: u8 = b'b';
-    pub const GLOBAL: u8 = b'c';
-    pub const DICT: u8 = b'd';
-    pub const APPENDS: u8 = b'e';
-    pub const BINGET: u8 = b'h';
-    pub const INST: u8 = b'i';
-    pub const LONG_BINGET: u8 = b'j';
-    pub const LIST: u8 = b'l';
-    pub const BINPUT: u8 = b'q';
-    pub const LONG_BINPUT: u8 = b'r';
-    pub const SETITEM: u8 = b's';
-    pub const TUPLE: u8 = b't';
-    pub const SETITEMS: u8 = b'u';
-    pub const BINBYTES: u8 = b'B';
-    pub const SHORT_BINBYTES: u8 = b'C';
-    pub const BINFLOAT: u8 = b'G';
-    pub const EMPTY_TUPLE: u8 = b')';
-    pub const EMPTY_LIST: u8 = b']';
-    pub const EMPTY_DICT: u8 = b'}';
-    pub const PROTO: u8 = 0x80;
-    pub const NEWOBJ: u8 = 0x81;
-    pub const TUPLE1: u8 = 0x85;
-    pub const TUPLE3: u8 = 0x87;
-    pub const NEWTRUE: u8 = 0x88;
-    pub const NEWFALSE: u8 = 0x89;
-    pub const LONG1: u8 = 0x8a;
-    pub const LONG4: u8 = 0x8b;
-    pub const SHORT_BINUNICODE: u8 = 0x8c;
-    pub const BINUNICODE8: u8 = 0x8d;
-    pub const BINBYTES8: u8 = 0x8e;
-    pub const EMPTY_SET: u8 = 0x8f;
-    pub const ADDITEMS: u8 = 0x90;
-    pub const FROZENSET: u8 = 0x91;
-    pub const STACK_GLOBAL: u8 = 0x93;
-    pub const MEMOIZE: u8 = 0x94;
-    pub const FRAME: u8 = 0x95;
+    pub(super) copies_left: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -310,171 +253,6 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn global(&mut self, module: &'a str, name: &'a str) -> Outcome<()> {
-        let known = Known::find(module, name).ok_or_else(|| Refusal::Global(qualified(module, name)))?;
-        self.stack.push(Value::Global(known));
-        Ok(())
-    }
-
-    /// What a call on an allowed global builds.
-    fn call(&mut self, callee: Value<'a>, arguments: Value<'a>) -> Outcome<Value<'a>> {
-        let Value::Global(known) = callee else {
-            return Err(self.damaged("calls something that is not a global"));
-        };
-        self.spend(self.tuple(arguments)?.len())?;
-        let arguments = self.tuple(arguments)?.to_vec();
-        match (known, arguments.as_slice()) {
-            (Known::OrderedDict, []) => Ok(self.add(Object::Dictionary(Vec::new()))),
-            (Known::OrderedDict, &[items]) => {
-                let pairs = self.listed_pairs(items)?;
-                Ok(self.add(Object::Dictionary(pairs)))
-            }
-            (Known::Set, [] | [_]) => Ok(self.add(Object::Set)),
-            (Known::RebuildTensor, &[storage, offset, shape, strides])
-            | (
-                Known::RebuildTensorV2,
-                &[storage, offset, shape, strides, _, _] | &[storage, offset, shape, strides, _, _, _],
-            ) => self.tensor(storage, offset, shape, strides, None),
-            (
-                Known::RebuildTensorV3,
-                &[storage, offset, shape, strides, _, _, dtype]
-                | &[storage, offset, shape, strides, _, _, dtype, _],
-            ) => self.tensor(storage, offset, shape, strides, Some(dtype)),
-            (Known::RebuildParameter, &[tensor, _, _] | &[tensor, _, _, _]) => match self.object(tensor) {
-                Some(Object::Tensor(_)) => Ok(tensor),
-                _ => Err(self.damaged("makes a parameter of something that is not a tensor")),
-            },
-            (Known::RebuildFromType, &[function, Value::Global(Known::TensorType), inner, _]) => {
-                // The callee cannot be this global again, or the nesting could be unbounded.
-                match function {
-                    Value::Global(Known::RebuildFromType) => {
-                        Err(self.damaged("nests a rebuilt type in itself"))
-                    }
-                    _ => self.call(function, inner),
-                }
-            }
-            (Known::Size, &[sizes]) => Ok(sizes),
-            (Known::Device, _) | (Known::Encode, [Value::Text(_), Value::Text(_)]) => {
-                Ok(self.add(Object::Opaque))
-            }
-            _ => Err(self.damaged(format!("calls {known:?} with {} unexpected arguments", arguments.len()))),
-        }
-    }
-
-    /// State set on an object after it was made. A state dict carries `_metadata` so; no value here uses it.
-    fn build(&mut self) -> Outcome<()> {
-        self.pop()?;
-        let top = self.stack.last().copied().and_then(|top| self.object(top));
-        match top {
-            Some(Object::Dictionary(_) | Object::Tensor(_)) => Ok(()),
-            _ => Err(self.damaged("sets state on something that is neither a dictionary nor a tensor")),
-        }
-    }
-
-    fn tensor(
-        &mut self,
-        storage: Value<'a>,
-        offset: Value<'a>,
-        shape: Value<'a>,
-        strides: Value<'a>,
-        dtype: Option<Value<'a>>,
-    ) -> Outcome<Value<'a>> {
-        let Some(Object::Storage(storage)) = self.object(storage) else {
-            return Err(self.damaged("makes a tensor of something that is not a storage"));
-        };
-        let storage = *storage;
-        let dtype = match (dtype, storage.dtype) {
-            (Some(Value::Global(Known::Dtype(dtype))), _) | (None, Some(dtype)) => dtype,
-            _ => return Err(self.damaged("makes a tensor without an element type")),
-        };
-        let offset = self.unsigned(offset)?;
-        let shape = self.dimensions(shape)?;
-        let strides = self.dimensions(strides)?;
-        if shape.len() != strides.len() {
-            return Err(self.damaged(format!("makes a tensor of shape {shape:?} with strides {strides:?}")));
-        }
-        Ok(self.add(Object::Tensor(Box::new(TensorRecord { storage, dtype, offset, shape, strides }))))
-    }
-
-    /// `('storage', type, key, location, elements[, view])`, where a view is `(key, offset, size)`.
-    fn storage(&mut self, id: Value<'a>) -> Outcome<StorageRecord<'a>> {
-        let (class, key, elements, view) = match self.tuple(id)? {
-            [
-                Value::Text("storage"),
-                Value::Global(Known::Storage(class)),
-                Value::Text(key),
-                _,
-                elements,
-                view @ ..,
-            ] if view.len() < 2 => (*class, *key, *elements, view.first().copied().unwrap_or(Value::None)),
-            [Value::Text("module"), ..] => {
-                return Err(self.damaged(
-                    "holds a whole module with its source code; load it in Python and save its state_dict instead",
-                ));
-            }
-            _ => return Err(self.damaged("refers to something outside the pickle that is not a storage")),
-        };
-        let elements = self.unsigned(elements)?;
-        let view_offset = match view {
-            Value::None => 0,
-            view => match *self.tuple(view)? {
-                [_, offset, _] => self.unsigned(offset)?,
-                _ => return Err(self.damaged("has a malformed storage view")),
-            },
-        };
-        let storage = StorageRecord { dtype: class, key, elements, view_offset };
-        if self.seen_storages.insert(key) {
-            self.storages.push(storage);
-        }
-        Ok(storage)
-    }
-
-    fn dimensions(&self, value: Value<'a>) -> Outcome<Vec<u64>> {
-        let items = self.tuple(value)?;
-        if items.len() > MAX_RANK {
-            return Err(self.damaged(format!("has a tensor of {} dimensions", items.len())));
-        }
-        items.iter().map(|&item| self.unsigned(item)).collect()
-    }
-
-    fn unsigned(&self, value: Value<'a>) -> Outcome<u64> {
-        match value {
-            Value::Integer(value) if value >= 0 => Ok(value as u64),
-            _ => Err(self.damaged("has a size, stride or offset that is not a non-negative integer")),
-        }
-    }
-
-    /// The pairs of `[(key, value), ...]` or `[[key, value], ...]`.
-    fn listed_pairs(&mut self, list: Value<'a>) -> Outcome<Vec<(Value<'a>, Value<'a>)>> {
-        let Some(Object::List(items) | Object::Tuple(items)) = self.object(list) else {
-            return Err(self.damaged("makes a dictionary of something that is not a list"));
-        };
-        let mut pairs = Vec::new();
-        for &item in items {
-            match self.object(item) {
-                Some(Object::Tuple(pair) | Object::List(pair)) if pair.len() == 2 => {
-                    pairs.push((pair[0], pair[1]))
-                }
-                _ => return Err(self.damaged("makes a dictionary of items that are not pairs")),
-            }
-            if pairs.len() > self.copies_left {
-                break;
-            }
-        }
-        self.spend(pairs.len())?;
-        Ok(pairs)
-    }
-
-    fn spend(&mut self, copies: usize) -> Outcome<()> {
-        match self.copies_left.checked_sub(copies) {
-            Some(left) => {
-                self.copies_left = left;
-                Ok(())
-            }
-            None => Err(self.damaged("copies the same values over and over")),
-        }
-    }
-
     fn pairs(&self, items: &[Value<'a>]) -> Outcome<Vec<(Value<'a>, Value<'a>)>> {
         let (pairs, rest) = items.as_chunks::<2>();
         if !rest.is_empty() {
@@ -483,14 +261,14 @@ impl<'a> Machine<'a> {
         Ok(pairs.iter().map(|&[key, value]| (key, value)).collect())
     }
 
-    fn tuple(&self, value: Value<'a>) -> Outcome<&[Value<'a>]> {
+    pub(super) fn tuple(&self, value: Value<'a>) -> Outcome<&[Value<'a>]> {
         match self.object(value) {
             Some(Object::Tuple(items) | Object::List(items)) => Ok(items),
             _ => Err(self.damaged("has something else where a tuple belongs")),
         }
     }
 
-    fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
+    pub(super) fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
         match value {
             Value::Object(index) => self.objects.get(index),
             _ => None,
@@ -520,7 +298,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn add(&mut self, object: Object<'a>) -> Value<'a> {
+    pub(super) fn add(&mut self, object: Object<'a>) -> Value<'a> {
         self.objects.push(object);
         Value::Object(self.objects.len() - 1)
     }
@@ -539,7 +317,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn pop(&mut self) -> Outcome<Value<'a>> {
+    pub(super) fn pop(&mut self) -> Outcome<Value<'a>> {
         let start = self.floor(1)?;
         let value = self.stack[start];
         self.stack.truncate(start);
@@ -646,12 +424,13 @@ impl<'a> Machine<'a> {
         self.damaged("ends in the middle; the file is truncated or damaged: fetch or copy it again")
     }
 
-    fn damaged(&self, what: impl Into<String>) -> Refusal {
+    pub(super) fn damaged(&self, what: impl Into<String>) -> Refusal {
         Refusal::Damaged { position: self.position, what: what.into() }
     }
 }
 
-fn qualified(module: &str, name: &str) -> String {
+/// Module and name of a global, for messages.
+pub(super) fn qualified(module: &str, name: &str) -> String {
     shorten(&format!("{module}.{name}"))
 }
 

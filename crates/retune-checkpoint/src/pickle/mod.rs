@@ -3,9 +3,11 @@
 //! [`machine`] turns the pickle into plain values under the allow-list of [`globals`]; [`container`] finds the
 //! storages in the file; [`state_dict`] walks the values to named tensors. What comes out are checked byte ranges.
 
+mod calls;
 mod container;
 mod globals;
 mod machine;
+mod opcodes;
 mod state_dict;
 mod value;
 
