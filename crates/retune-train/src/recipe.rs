@@ -11,6 +11,7 @@ pub mod parse;
 mod places;
 mod reference;
 mod sections;
+mod stage_target;
 
 use std::path::Path;
 
@@ -24,6 +25,7 @@ pub use sections::{
     OverLength, Precision, ScheduleName, ScheduleSection, StageSection, StrategySection, TaskSection,
     TrainSection,
 };
+pub(crate) use stage_target::StageTarget;
 
 /// A recipe. Serialized as TOML it is `recipe.lock.toml`; options that are not set are left out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -54,11 +56,7 @@ pub struct Recipe {
 impl Recipe {
     /// An error about a key, given by its path (`train.precision`), at the line or override that set it.
     pub fn error(&self, path: &str, problem: impl Into<String>) -> RecipeError {
-        RecipeError::Value {
-            place: self.places.of(path),
-            key: keys::spoken(path),
-            problem: problem.into(),
-        }
+        RecipeError::Value { place: self.places.of(path), key: keys::spoken(path), problem: problem.into() }
     }
 
     /// The base learning rate: the recipe's, else the usual one for the method and the optimizer.
@@ -95,15 +93,7 @@ impl Recipe {
         for path in [&mut data.train, &mut data.validation, &mut data.test].into_iter().flatten() {
             resolve(path);
         }
-        let model = &mut self.model.name_or_path;
-        match model.strip_prefix(CONFIG_ONLY) {
-            Some(folder) => {
-                let mut folder = folder.to_owned();
-                resolve(&mut folder);
-                *model = format!("{CONFIG_ONLY}{folder}");
-            }
-            None => resolve(model),
-        }
+        resolve(&mut self.model.name_or_path);
     }
 
     /// The recipe as TOML, as `recipe.lock.toml` has it.
@@ -114,9 +104,6 @@ impl Recipe {
         toml::to_string(self).map_err(|error| RecipeError::Unwritable { reason: error.to_string() })
     }
 }
-
-/// A `name_or_path` that starts so names a configuration whose weights start at random.
-const CONFIG_ONLY: &str = "config-only:";
 
 #[cfg(test)]
 mod tests;

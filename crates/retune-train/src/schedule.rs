@@ -124,7 +124,8 @@ fn one_cycle(step: u64, steps: u64, pct_start: f64, first: f64, last: f64) -> f6
     }
 }
 
-/// ULMFiT's slanted triangle (Howard and Ruder 2018, equation 3, <https://arxiv.org/abs/1801.06146>).
+/// ULMFiT's slanted triangle (Howard and Ruder 2018, equation 3, <https://arxiv.org/abs/1801.06146>), never below its
+/// lowest rate, which the rounding of the cut would allow on the last steps.
 fn slanted_triangular(step: u64, steps: u64, cut_frac: f64, ratio: f64) -> f64 {
     let cut = (steps as f64 * cut_frac).floor().max(1.0);
     let step = step.min(steps) as f64;

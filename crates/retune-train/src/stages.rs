@@ -3,14 +3,13 @@
 //! Knows the recipe and the names of the layer groups; no model and no data.
 
 mod lengths;
-mod target;
+mod pattern;
 
 use retune_nn::LayerGroup;
 
-use crate::recipe::{Method, Recipe, RecipeError, ScheduleName, ScheduleSection};
+use crate::recipe::{Method, Recipe, RecipeError, ScheduleName, ScheduleSection, StageTarget};
 use lengths::{Length, divide, equal_epochs};
-pub(crate) use target::StageTarget;
-use target::{matches, no_such_group};
+use pattern::{matches, no_such_group};
 
 /// A span of training with one fixed set of trainable layer groups.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,7 +135,11 @@ impl Planner<'_> {
 
     fn single(&self, name: &str, trainable: &[bool]) -> Vec<Stage> {
         let train = &self.recipe.train;
-        vec![self.stage(name, trainable, Length { epochs: train.num_train_epochs, max_steps: train.max_steps })]
+        vec![self.stage(
+            name,
+            trainable,
+            Length { epochs: train.num_train_epochs, max_steps: train.max_steps },
+        )]
     }
 
     fn last_n(&self) -> Result<Vec<Stage>, RecipeError> {
@@ -155,8 +158,10 @@ impl Planner<'_> {
         let backbone = self.groups.len() - 1;
         let epochs = match &strategy.gradual_epochs {
             Some(unfreezings) if unfreezings.len() > backbone => {
-                let problem =
-                    format!("unfreezes {} times, but the backbone has only {backbone} groups", unfreezings.len());
+                let problem = format!(
+                    "unfreezes {} times, but the backbone has only {backbone} groups",
+                    unfreezings.len()
+                );
                 return Err(self.recipe.error("strategy.gradual_epochs", problem));
             }
             Some(unfreezings) => {
@@ -198,8 +203,10 @@ impl Planner<'_> {
         const SPREAD: f64 = 100.0;
         let (strategy, train) = (&self.recipe.strategy, &self.recipe.train);
         let base = strategy.base_lr.unwrap_or(10.0 * self.recipe.learning_rate());
-        let lengths =
-            divide(&[f64::from(strategy.freeze_epochs.unwrap_or(1)), train.num_train_epochs], train.max_steps);
+        let lengths = divide(
+            &[f64::from(strategy.freeze_epochs.unwrap_or(1)), train.num_train_epochs],
+            train.max_steps,
+        );
         let all = self.groups.len();
         let backbone = (all - 1).max(1) as f64;
         let mut stages = Vec::new();
@@ -210,10 +217,11 @@ impl Planner<'_> {
                 continue;
             }
             let mut stage = self.stage(name, &self.top(count), length);
-            stage.learning_rates = self.rates(&stage.trainable_groups, |distance| match strategy.learning_rate_decay {
-                Some(decay) => highest * decay.powf(distance as f64),
-                None => highest * SPREAD.powf(-(distance as f64) / backbone),
-            });
+            stage.learning_rates =
+                self.rates(&stage.trainable_groups, |distance| match strategy.learning_rate_decay {
+                    Some(decay) => highest * decay.powf(distance as f64),
+                    None => highest * SPREAD.powf(-(distance as f64) / backbone),
+                });
             if stage.schedule.name == ScheduleName::OneCycle {
                 fill_one_cycle(&mut stage.schedule, pct_start, div_factor);
             }
@@ -250,7 +258,9 @@ impl Planner<'_> {
         let path = format!("stage.{stage}.train");
         let mut trainable = vec![false; self.groups.len()];
         for written in targets {
-            let chosen = match StageTarget::parse(written).map_err(|problem| self.recipe.error(&path, problem))? {
+            let chosen = match StageTarget::parse(written)
+                .map_err(|problem| self.recipe.error(&path, problem))?
+            {
                 StageTarget::All => self.top(self.groups.len()),
                 StageTarget::Head => self.top(1),
                 StageTarget::Last(count) if count < self.groups.len() => self.top(count + 1),
@@ -264,7 +274,9 @@ impl Planner<'_> {
                 }
             };
             if !chosen.contains(&true) {
-                return Err(self.recipe.error(&path, format!("\"{written}\" {}", no_such_group(self.groups))));
+                return Err(self
+                    .recipe
+                    .error(&path, format!("\"{written}\" {}", no_such_group(self.groups))));
             }
             trainable.iter_mut().zip(chosen).for_each(|(trains, chosen)| *trains |= chosen);
         }

@@ -4,8 +4,9 @@ use retune_nn::OptimizerKind;
 use toml::Value;
 
 use super::parse::check_table;
-use super::{ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName, ScheduleSection};
-use crate::stages::StageTarget;
+use super::{
+    ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName, ScheduleSection, StageTarget,
+};
 
 type Checked = Result<(), RecipeError>;
 

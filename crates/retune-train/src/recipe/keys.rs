@@ -161,7 +161,7 @@ pub fn spoken(path: &str) -> String {
         }
         (Some(section), Some(key), None) => format!("\"{key}\" in [{section}]"),
         (Some(section), Some(key), Some(rest)) => format!("\"{rest}\" of \"{key}\" in [{section}]"),
-        _ => format!("[{path}]"),
+        _ => header(path),
     }
 }
 

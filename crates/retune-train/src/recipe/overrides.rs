@@ -30,7 +30,7 @@ pub(super) fn apply_override(table: &mut Table, places: &mut Places, text: &str)
         && let Some((section, _)) = keys::SECTIONS.iter().find(|(name, _)| name == section)
     {
         for (name, value) in settings {
-            let target = in_section(section, None, &[name.clone()], text)?;
+            let target = in_section(section, None, std::slice::from_ref(name), text)?;
             set(table, places, text, target, value.clone())?;
         }
         return Ok(());

@@ -254,8 +254,13 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
     if fits {
         return Ok(());
     }
-    let hint = hint_for(key.kind, value);
-    Err(mismatch(path, &format!("must be {}", key.kind.describe()), value, places, &hint))
+    let expected = match (key.kind, value) {
+        (Kind::Integer(_, most), &Value::Integer(integer)) if integer > 0 && integer as u64 > most => {
+            format!("must be an integer of at most {most}")
+        }
+        (kind, _) => format!("must be {}", kind.describe()),
+    };
+    Err(mismatch(path, &expected, value, places, &hint_for(key.kind, value)))
 }
 
 fn check_numbers(table: &Table, range: Range, path: &str, places: &Places) -> Result<(), RecipeError> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A folder, a hub id, or `config-only:FOLDER`.
+    /// A folder or a hub id.
     pub name_or_path: String,
     /// Where to look next if the hub does not answer.
     pub mirrors: Vec<String>,
@@ -67,19 +67,6 @@ pub struct DataSection {
     pub over_length: OverLength,
     /// Tokens that neighbouring windows share.
     pub stride: Option<usize>,
-}
-
-impl DataSection {
-    /// The policy for over-long texts with its stride; 0 if the recipe gives none.
-    pub fn over_length_policy(&self) -> retune_data::OverLength {
-        match self.over_length {
-            OverLength::Truncate => retune_data::OverLength::Truncate,
-            OverLength::Tail => retune_data::OverLength::Tail,
-            OverLength::HeadTail => retune_data::OverLength::HeadTail,
-            OverLength::Window => retune_data::OverLength::Window { stride: self.stride.unwrap_or(0) },
-            OverLength::Refuse => retune_data::OverLength::Refuse,
-        }
-    }
 }
 
 /// What to do with a row that cannot be read.
