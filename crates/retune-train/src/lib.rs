@@ -1,1 +1,35 @@
-//! Being built.
+//! The transfer engine: recipe, plan, stages, schedules, the loop, checkpoint and resume, the artifact.
+//!
+//! [`fit`] takes a recipe to a run folder; [`resume`] goes on from one; [`Predictor`] answers with a model. What happens
+//! is told to [`Listener`]s. Knows no terminal and no HTML; what is about one modality is behind [`Trainee`].
+#![forbid(unsafe_code)]
+
+mod artifact;
+mod error;
+mod evaluate;
+mod event;
+mod fit;
+mod predict;
+mod prepare;
+pub mod recipe;
+mod run_folder;
+mod schedule;
+mod stages;
+mod state;
+mod text;
+mod trainee;
+mod trainer;
+
+pub use error::TrainError;
+pub use evaluate::{Evaluation, evaluate_logits};
+pub use event::{Event, Listener, RunStarted};
+pub use fit::{FitOptions, RunSummary, fit, resume};
+pub use predict::{PredictOptions, Predictor};
+pub use prepare::{PrepareOptions, Prepared, check_data, prepare, read_options};
+pub use recipe::Recipe;
+pub use artifact::Certificate;
+pub use run_folder::RunFolder;
+pub use schedule::{ReducePlateau, Schedule};
+pub use stages::{Stage, plan_stages};
+pub use trainee::{Split, Trainee};
+pub use trainer::{LossFunction, Outcome, StopFlag, Trainer};

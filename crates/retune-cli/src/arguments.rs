@@ -1,0 +1,76 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Fine-tune pretrained models on your own data.
+#[derive(Debug, Parser)]
+#[command(name = "retune", version, about, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong use or recipe, 3 data refused, 4 stopped by a signal \
+                        with a checkpoint written.")]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fine-tune a model: recipe in, run folder out.
+    Fit(Fit),
+    /// Go on with a run that was stopped or killed, to the very weights it would have had.
+    Resume(Resume),
+}
+
+/// `retune fit`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  retune fit examples/support-tickets/recipe.toml
+  retune fit recipe.toml learning_rate=3e-5 strategy.method=gradual output_dir=runs/gradual
+  retune fit --model path/to/model --train reviews.csv
+  retune fit recipe.toml --seeds 3")]
+pub struct Fit {
+    /// The recipe (TOML). Without one, name --model and --train: the rest is inferred, printed and saved.
+    #[arg(value_name = "RECIPE")]
+    pub recipe: Option<PathBuf>,
+    /// Changes to the recipe: a key by its last name where that is unique, or by its path.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// The model: a folder or a hub id (model.name_or_path).
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// The training data (data.train).
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<String>,
+    /// The validation data (data.validation).
+    #[arg(long, value_name = "FILE")]
+    pub validation: Option<String>,
+    /// The test data (data.test).
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<String>,
+    /// Where the run is written (train.output_dir).
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<String>,
+    /// Train once for each of N seeds and report mean and interval.
+    #[arg(long, value_name = "N", conflicts_with = "folds")]
+    pub seeds: Option<usize>,
+    /// Cross-validate over K folds of the training data and report mean and interval.
+    #[arg(long, value_name = "K")]
+    pub folds: Option<usize>,
+    /// Print the result as one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `retune resume`
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// The run folder.
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Print the result as one JSON object on standard output, and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}

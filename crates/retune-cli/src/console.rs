@@ -1,0 +1,165 @@
+//! What a person sees while a run goes on: a progress bar on a terminal, plain lines where output is piped.
+//!
+//! Progress and messages go to standard error, results to standard output.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use retune::train::{Event, Listener, TrainError};
+
+/// Why a command failed, with its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The message.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        Self { message: error.to_string(), code: error.exit_code() }
+    }
+}
+
+impl Failure {
+    /// Wrong use of the command line: exit code 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 2 }
+    }
+
+    /// Something that should have worked did not: exit code 1.
+    pub fn other(error: impl std::fmt::Display) -> Self {
+        Self { message: error.to_string(), code: 1 }
+    }
+}
+
+/// Prints a failure to standard error.
+pub fn print_error(failure: &Failure) {
+    eprintln!("error: {}", failure.message);
+}
+
+/// Prints a line of a result to standard output.
+#[expect(clippy::print_stdout, reason = "this is what standard output is for")]
+pub fn print_line(line: impl std::fmt::Display) {
+    println!("{line}");
+}
+
+/// Shows a run's events.
+pub struct Console {
+    bar: Option<ProgressBar>,
+    total_steps: u64,
+    logged_samples_per_second: f64,
+}
+
+impl Console {
+    /// A console for a run that has not begun.
+    pub fn new() -> Self {
+        Self { bar: None, total_steps: 0, logged_samples_per_second: 0.0 }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// The total is known when the run starts; a resumed run tells it with its first step.
+    fn start_bar(&mut self, total_steps: u64) {
+        self.total_steps = total_steps;
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new(total_steps);
+        let style = ProgressStyle::with_template(
+            "{bar:30.cyan/dim} {pos}/{len} steps  {msg}  {elapsed} elapsed, {eta} left",
+        );
+        if let Ok(style) = style {
+            bar.set_style(style.progress_chars("━━─"));
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.bar = Some(bar);
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn percent_or_number(name: &str, value: f64) -> String {
+    if matches!(name, "loss" | "mse" | "mae" | "rmse" | "log_loss") {
+        format!("{name} {value:.4}")
+    } else {
+        format!("{name} {value:.3}")
+    }
+}
+
+impl Listener for Console {
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::RunStarted(run) => {
+                self.say(&format!(
+                    "{}: {:.1} M parameters; {} training, {} validation, {} test samples; {} threads, {}",
+                    run.model,
+                    run.parameters as f64 / 1e6,
+                    run.train_samples,
+                    run.eval_samples,
+                    run.test_samples,
+                    run.threads,
+                    run.isa,
+                ));
+                self.start_bar(run.total_steps);
+            }
+            Event::RunResumed { step } => self.say(&format!("going on from step {step}")),
+            Event::StageEntered { name, trainable_parameters, total_parameters, trainable_groups, .. } => {
+                self.say(&format!(
+                    "stage {name}: training {:.2} M of {:.2} M parameters in {} layer groups",
+                    *trainable_parameters as f64 / 1e6,
+                    *total_parameters as f64 / 1e6,
+                    trainable_groups.len(),
+                ));
+            }
+            Event::StepEnded { step, epoch, loss, learning_rates, samples, seconds, .. } => {
+                let learning_rate = learning_rates.values().copied().fold(0.0, f64::max);
+                self.logged_samples_per_second = *samples as f64 / seconds.max(1e-9);
+                let text = format!(
+                    "loss {loss:.4}  learning rate {learning_rate:.2e}  {:.1} samples/s",
+                    self.logged_samples_per_second
+                );
+                match &self.bar {
+                    Some(bar) => {
+                        bar.set_position(*step);
+                        bar.set_message(text);
+                    }
+                    None => {
+                        let left = self.total_steps.saturating_sub(*step);
+                        let total = if self.total_steps > 0 { format!("/{}", self.total_steps) } else { String::new() };
+                        let _ = left;
+                        eprintln!("step {step}{total}  epoch {epoch:.2}  {text}");
+                    }
+                }
+            }
+            Event::EvalEnded { step, epoch, split, metrics, .. } => {
+                let shown: Vec<String> = ["loss", "accuracy", "f1_macro", "f1_micro", "matthews_correlation", "mse", "pearson"]
+                    .iter()
+                    .filter_map(|&name| Some(percent_or_number(name, metrics.get(name)?.as_f64()?)))
+                    .collect();
+                self.say(&format!("{split} at step {step} (epoch {epoch:.2}): {}", shown.join("  ")));
+            }
+            Event::Warning { message, .. } => self.say(&format!("warning: {message}")),
+            Event::Note { message } => self.say(message),
+            Event::RunEnded { .. } => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish_and_clear();
+                }
+            }
+            Event::BestModel { .. } | Event::CheckpointWritten { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Evaluation: logits of a whole split, and what is measured on them.
+
+use retune_nn::{Environment, Forward, ParameterStore, Trainable};
+use retune_tasks::ClassificationTask;
+use retune_tasks::metrics::{EvaluationOptions, EvaluationReport};
+use retune_tensor::Context;
+
+use crate::TrainError;
+use crate::trainee::{Split, Trainee};
+
+/// A split's logits and what was measured on them.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// [samples, outputs], in the split's order.
+    pub logits: Vec<f32>,
+    /// Mean loss.
+    pub loss: f64,
+    /// Loss of each sample.
+    pub losses: Vec<f32>,
+    /// Metrics with intervals.
+    pub report: EvaluationReport,
+}
+
+/// Logits [samples, outputs] of the named samples, in evaluation mode. No sample's logits depend on `batch_size`.
+pub fn evaluate_logits(
+    context: &Context,
+    store: &ParameterStore,
+    trainee: &dyn Trainee,
+    split: Split,
+    samples: &[u32],
+    batch_size: usize,
+) -> Vec<f32> {
+    let trainable = Trainable::none(store);
+    let mut logits = Vec::new();
+    for batch in samples.chunks(batch_size.max(1)) {
+        let mut forward = Forward::new(Environment {
+            context: context.clone(),
+            store,
+            trainable: &trainable,
+            randomness: None,
+            gradient_checkpointing: false,
+        });
+        logits.extend_from_slice(trainee.logits(&mut forward, split, batch, 0).tensor().values());
+    }
+    logits
+}
+
+/// Evaluates a whole split.
+pub(crate) fn evaluate(
+    context: &Context,
+    store: &ParameterStore,
+    trainee: &dyn Trainee,
+    task: &ClassificationTask,
+    split: Split,
+    batch_size: usize,
+    options: &EvaluationOptions,
+) -> Result<Evaluation, TrainError> {
+    let samples: Vec<u32> = (0..trainee.samples(split) as u32).collect();
+    let logits = evaluate_logits(context, store, trainee, split, &samples, batch_size);
+    let targets: Vec<_> = samples.iter().map(|&sample| trainee.target(split, sample)).collect();
+    let rows = context.tensor([samples.len(), task.outputs()], logits.clone());
+    // The evaluation loss is plain: no smoothing and no class weights, so that recipes can be compared.
+    let plain = ClassificationTask { label_smoothing: 0.0, class_weights: None, ..task.clone() };
+    let losses = plain.loss(context, &rows, &targets, 1.0).per_sample;
+    let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len().max(1) as f64;
+    let report = task.evaluate(&targets, &logits, options)?;
+    Ok(Evaluation { logits, loss, losses, report })
+}

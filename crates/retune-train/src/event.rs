@@ -1,0 +1,166 @@
+//! Events: the one channel through which a run tells what happens. Console, `log.jsonl`, TensorBoard and a library
+//! user's own hooks are listeners; the loop prints nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// Something that happened in a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The run begins.
+    RunStarted(Box<RunStarted>),
+    /// A run goes on from a checkpoint.
+    RunResumed {
+        /// The optimizer step it goes on from.
+        step: u64,
+    },
+    /// A stage begins.
+    StageEntered {
+        /// Index of the stage, from 0.
+        stage: usize,
+        /// Its name.
+        name: String,
+        /// Optimizer steps made before it.
+        step: u64,
+        /// Epochs made before it.
+        epoch: f64,
+        /// Layer groups that train.
+        trainable_groups: Vec<String>,
+        /// Layer groups that do not.
+        frozen_groups: Vec<String>,
+        /// Values that train.
+        trainable_parameters: usize,
+        /// Values in all.
+        total_parameters: usize,
+    },
+    /// Optimizer steps were made.
+    StepEnded {
+        /// Index of the stage.
+        stage: usize,
+        /// Optimizer steps made so far.
+        step: u64,
+        /// Epochs made so far.
+        epoch: f64,
+        /// Mean training loss since the last such event.
+        loss: f64,
+        /// Norm of all gradients before clipping, in the last step.
+        grad_norm: f64,
+        /// Learning rate of each trainable layer group in the last step.
+        learning_rates: BTreeMap<String, f64>,
+        /// Tokens since the last such event.
+        tokens: u64,
+        /// Samples since the last such event.
+        samples: u64,
+        /// Seconds since the last such event.
+        seconds: f64,
+    },
+    /// A split was evaluated.
+    EvalEnded {
+        /// Index of the stage.
+        stage: usize,
+        /// Optimizer steps made so far.
+        step: u64,
+        /// Epochs made so far.
+        epoch: f64,
+        /// Which split.
+        split: String,
+        /// Metric values by name.
+        metrics: Map<String, Value>,
+        /// Seconds it took.
+        seconds: f64,
+    },
+    /// The best model so far was kept.
+    BestModel {
+        /// Optimizer steps made so far.
+        step: u64,
+        /// The metric that judges.
+        metric: String,
+        /// Its value.
+        value: f64,
+    },
+    /// A checkpoint is on disk.
+    CheckpointWritten {
+        /// Optimizer steps it holds.
+        step: u64,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// Something the user should know.
+    Warning {
+        /// A stable name of the kind of warning.
+        code: &'static str,
+        /// What, and what to do.
+        message: String,
+    },
+    /// Where something came from, or what is being tried.
+    Note {
+        /// The message.
+        message: String,
+    },
+    /// Training is over.
+    RunEnded {
+        /// Optimizer steps made.
+        step: u64,
+        /// Seconds of training and evaluation.
+        seconds: f64,
+        /// Why: `completed`, `early_stopping`, `interrupted`.
+        reason: String,
+    },
+}
+
+/// What [`Event::RunStarted`] says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunStarted {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// Version of Retune.
+    pub version: String,
+    /// The kernels' instruction set.
+    pub isa: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Model name or path.
+    pub model: String,
+    /// The task.
+    pub task: String,
+    /// Training samples.
+    pub train_samples: usize,
+    /// Validation samples.
+    pub eval_samples: usize,
+    /// Test samples.
+    pub test_samples: usize,
+    /// Planned optimizer steps.
+    pub total_steps: u64,
+    /// Values of the model.
+    pub parameters: usize,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl Event {
+    /// A warning.
+    pub fn warning(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Warning { code, message: message.into() }
+    }
+
+    /// A note.
+    pub fn note(message: impl Into<String>) -> Self {
+        Self::Note { message: message.into() }
+    }
+}
+
+/// Hears what happens in a run.
+pub trait Listener {
+    /// Called for every event, in order, between steps.
+    fn on_event(&mut self, event: &Event);
+}
+
+impl<F: FnMut(&Event)> Listener for F {
+    fn on_event(&mut self, event: &Event) {
+        self(event);
+    }
+}

@@ -1,0 +1,553 @@
+//! A whole run: prepare, train, measure, write the artifact; and going on with one that was stopped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use retune_checkpoint::ensure_space;
+use retune_data::Target;
+use retune_nn::{Optimizer, OptimizerConfig, ParameterStore, Trainable};
+use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, fit_temperature};
+use retune_tasks::{ClassificationTask, ProblemType};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
+use crate::evaluate::{Evaluation, evaluate_logits};
+use crate::event::{Event, Listener, RunStarted};
+use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
+use crate::recipe::Recipe;
+use crate::run_folder::LogFile;
+use crate::state::{
+    Progress, Snapshot, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement,
+};
+use crate::text::TextTrainee;
+use crate::trainee::{Split, Trainee};
+use crate::trainer::{LossFunction, Outcome, StopFlag, Trainer, metric_values};
+use crate::{RunFolder, TrainError};
+
+/// What the caller decides about a run, beside the recipe.
+pub struct FitOptions<'a> {
+    /// How models are found and which kernels run.
+    pub prepare: PrepareOptions,
+    /// Asks the run to stop.
+    pub stop: StopFlag,
+    /// Instead of the task's loss.
+    pub loss: Option<&'a LossFunction<'a>>,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct RunSummary {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How training ended.
+    pub outcome: Outcome,
+    /// What `metrics.json` holds; empty if the run was interrupted.
+    pub metrics: Map<String, Value>,
+    /// Optimizer steps made.
+    pub steps: u64,
+}
+
+/// `recipe.lock.toml`: the resolved recipe, and what the result depends on beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Lock {
+    lock: LockSection,
+    #[serde(flatten)]
+    recipe: Recipe,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LockSection {
+    version: String,
+    isa: String,
+    model_directory: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fold: Option<(usize, usize)>,
+    sha256: BTreeMap<String, String>,
+}
+
+/// Runs a recipe from the beginning.
+///
+/// # Errors
+/// Whatever is wrong with recipe, model or data, before the first step; later a loss that is not finite, or a file that
+/// cannot be written.
+pub fn fit(
+    recipe: &Recipe,
+    options: &FitOptions<'_>,
+    listeners: Vec<&mut dyn Listener>,
+) -> Result<RunSummary, TrainError> {
+    let mut listeners = listeners;
+    let mut recipe = recipe.clone();
+    make_paths_absolute(&mut recipe)?;
+    let prepared = {
+        let mut tell = |event: Event| listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+        prepare(&recipe, &options.prepare, &mut tell)?
+    };
+    let folder = RunFolder::create(&prepared.recipe.train.output_dir, prepared.recipe.train.overwrite_output_dir)?;
+    write_lock(&folder, &prepared, options)?;
+    folder.write_json(RunFolder::LOAD_REPORT, &prepared.load_report)?;
+    Run { prepared, folder, options, resume_from: None }.execute(listeners)
+}
+
+/// Goes on with the run in a folder from its newest checkpoint, or from the beginning if it has none.
+///
+/// # Errors
+/// If the folder holds no run, or the data, the weights or the kernels are not those of the run.
+pub fn resume(
+    root: &Path,
+    options: &FitOptions<'_>,
+    listeners: Vec<&mut dyn Listener>,
+) -> Result<RunSummary, TrainError> {
+    let mut listeners = listeners;
+    let folder = RunFolder::open(root);
+    let lock = read_lock(&folder)?;
+    let mut recipe = lock.recipe.clone();
+    recipe.train.output_dir = root.display().to_string();
+    let directory = PathBuf::from(&lock.lock.model_directory);
+    let isa = lock.lock.isa.parse().map_err(|error: retune_kernels::KernelError| {
+        TrainError::Setting(format!("{}: {error}", folder.path(RunFolder::LOCK).display()))
+    })?;
+    let prepare_options = PrepareOptions {
+        isa: Some(isa),
+        fold: lock.lock.fold,
+        model_directory: directory.is_dir().then_some(directory),
+        resolve: options.prepare.resolve.clone(),
+    };
+    let prepared = {
+        let mut tell = |event: Event| listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+        prepare(&recipe, &prepare_options, &mut tell)?
+    };
+    for (path, recorded) in &lock.lock.sha256 {
+        match prepared.hashes.get(path) {
+            Some(now) if now == recorded => {}
+            Some(_) => {
+                return Err(TrainError::run_folder(
+                    path,
+                    "has changed since the run began, so it cannot go on bit for bit; restore the file, or begin anew \
+                     with `retune fit`",
+                ));
+            }
+            None => return Err(TrainError::run_folder(path, "belongs to the run and is no longer read")),
+        }
+    }
+    let resume_from = newest_checkpoint(&folder.checkpoints())?;
+    Run { prepared, folder, options, resume_from }.execute(listeners)
+}
+
+fn make_paths_absolute(recipe: &mut Recipe) -> Result<(), TrainError> {
+    let data = &mut recipe.data;
+    for path in [&mut data.train, &mut data.validation, &mut data.test].into_iter().flatten() {
+        // A path that does not exist is reported by the reader, with its own words.
+        if let Ok(absolute) = std::fs::canonicalize(&*path) {
+            *path = absolute.display().to_string();
+        }
+    }
+    Ok(())
+}
+
+fn write_lock(folder: &RunFolder, prepared: &Prepared, options: &FitOptions<'_>) -> Result<(), TrainError> {
+    let isa = prepared.context.kernels().map_or_else(String::new, |cpu| cpu.isa().to_string());
+    let directory = std::fs::canonicalize(&prepared.model_directory);
+    let lock = Lock {
+        lock: LockSection {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            isa,
+            model_directory: directory.unwrap_or_else(|_| prepared.model_directory.clone()).display().to_string(),
+            fold: options.prepare.fold,
+            sha256: prepared.hashes.clone(),
+        },
+        recipe: prepared.recipe.clone(),
+    };
+    let path = folder.path(RunFolder::LOCK);
+    let text = toml::to_string_pretty(&lock).map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
+    Ok(retune_checkpoint::write_atomic(&path, |file| file.write_all(text.as_bytes()))?)
+}
+
+fn read_lock(folder: &RunFolder) -> Result<Lock, TrainError> {
+    let path = folder.path(RunFolder::LOCK);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            TrainError::run_folder(folder.root(), "holds no run: recipe.lock.toml is missing")
+        } else {
+            TrainError::io(&path)(error)
+        }
+    })?;
+    toml::from_str(&text).map_err(|error| TrainError::run_folder(&path, format!("cannot be read: {error}")))
+}
+
+/// A prepared run on its way.
+struct Run<'a> {
+    prepared: Prepared,
+    folder: RunFolder,
+    options: &'a FitOptions<'a>,
+    resume_from: Option<PathBuf>,
+}
+
+impl Run<'_> {
+    fn execute(self, mut listeners: Vec<&mut dyn Listener>) -> Result<RunSummary, TrainError> {
+        let Self { prepared, folder, options, resume_from } = self;
+        let Prepared { recipe, task, trainee, store, stages, .. } = &prepared;
+        let progress = resume_from.as_deref().map(read_progress).transpose()?.unwrap_or_default();
+        let mut log = LogFile::open(&folder, progress.log_bytes)?;
+        let before = fingerprints(store);
+        let average = recipe.train.ema_decay.map(|_| store.clone());
+        let mut heard_by: Vec<&mut dyn Listener> = Vec::with_capacity(listeners.len() + 1);
+        for listener in &mut listeners {
+            heard_by.push(&mut **listener);
+        }
+        heard_by.push(&mut log);
+        let mut trainer = Trainer {
+            recipe,
+            stages,
+            trainee,
+            task,
+            loss: options.loss,
+            context: prepared.context.clone(),
+            store: store.clone(),
+            average,
+            optimizer: Optimizer::new(optimizer_config(recipe)),
+            progress,
+            folder: &folder,
+            listeners: heard_by,
+            stop: options.stop.clone(),
+        };
+        match &resume_from {
+            Some(checkpoint) => resume_trainer(&mut trainer, checkpoint)?,
+            None => begin(&mut trainer, &prepared, &folder)?,
+        }
+        let outcome = trainer.run()?;
+        let seconds = trainer.progress.seconds;
+        let steps = trainer.progress.step;
+        trainer.emit(&Event::RunEnded { step: steps, seconds, reason: outcome.name().to_owned() });
+        let mut metrics = Map::new();
+        if outcome != Outcome::Interrupted {
+            trainer.load_best()?;
+            watch_movement(&mut trainer, &before);
+            metrics = finish(&mut trainer, &prepared, &folder)?;
+        }
+        drop(trainer);
+        log.check()?;
+        Ok(RunSummary { folder: folder.root().to_owned(), outcome, metrics, steps })
+    }
+}
+
+fn optimizer_config(recipe: &Recipe) -> OptimizerConfig {
+    let section = &recipe.optimizer;
+    let defaults = OptimizerConfig::new(section.name);
+    OptimizerConfig {
+        kind: section.name,
+        beta1: section.adam_beta1.unwrap_or(defaults.beta1),
+        beta2: section.adam_beta2.unwrap_or(defaults.beta2),
+        eps: section.adam_epsilon.unwrap_or(defaults.eps),
+        momentum: section.momentum.unwrap_or(defaults.momentum),
+        nesterov: section.nesterov.unwrap_or(defaults.nesterov),
+        alpha: section.alpha.unwrap_or(defaults.alpha),
+    }
+}
+
+fn resume_trainer(trainer: &mut Trainer<'_>, checkpoint: &Path) -> Result<(), TrainError> {
+    // A checkpoint written at the very end of training has no current stage.
+    if let Some(stage) = trainer.stages.get(trainer.progress.stage) {
+        let trainable = Trainer::stage_trainable(&trainer.store, stage);
+        trainer.optimizer.set_trainable(&trainer.store, &trainable);
+    }
+    restore(checkpoint, &mut trainer.store, trainer.average.as_mut(), &mut trainer.optimizer)?;
+    let step = trainer.progress.step;
+    trainer.emit(&Event::RunResumed { step });
+    Ok(())
+}
+
+/// Tells what begins, checks the disk, and measures the untrained head.
+fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> Result<(), TrainError> {
+    let trainee = &prepared.trainee;
+    let started = RunStarted {
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        isa: prepared.context.kernels().map_or_else(String::new, |cpu| cpu.isa().to_string()),
+        threads: context_threads(&prepared.context),
+        model: prepared.recipe.model.name_or_path.clone(),
+        task: prepared.recipe.task.kind.clone(),
+        train_samples: trainee.samples(Split::Train),
+        eval_samples: trainee.samples(Split::Validation),
+        test_samples: trainee.samples(Split::Test),
+        total_steps: trainer.total_steps(),
+        parameters: prepared.store.elements(),
+        seed: prepared.recipe.train.seed,
+    };
+    trainer.emit(&Event::RunStarted(Box::new(started)));
+    for finding in &prepared.findings {
+        trainer.emit(&Event::warning(finding.code, finding.to_string()));
+    }
+    for (split, report) in &prepared.lengths {
+        if report.truncated > 0 {
+            trainer.emit(&Event::warning("over-length", format!("{}: {report}", split.name())));
+        }
+    }
+    let snapshot = Snapshot {
+        store: &trainer.store,
+        average: trainer.average.as_ref(),
+        optimizer: &trainer.optimizer,
+        progress: &trainer.progress,
+    };
+    // Weights with two moments per checkpoint, the best weights, the artifact.
+    let copies = prepared.recipe.train.save_total_limit.unwrap_or(2) as u64 + 1;
+    ensure_space(folder.root(), snapshot.bytes() * (3 * copies + 2))?;
+    let options = quick_options();
+    let mut baselines = Map::new();
+    for split in [Split::Validation, Split::Test] {
+        if trainee.samples(split) == 0 {
+            continue;
+        }
+        let evaluation = trainer.evaluate(split, &options)?;
+        baselines.insert(
+            split.metric_prefix().to_owned(),
+            Value::Object(metric_values(&evaluation.report, evaluation.loss)),
+        );
+    }
+    folder.write_json(UNTRAINED, &baselines)?;
+    if trainee.samples(Split::Validation) == 0 {
+        trainer.emit(&Event::warning(
+            "no-validation-data",
+            "there is no validation data: no best model is kept and nothing stops early; set data.validation or \
+             data.validation_split",
+        ));
+    }
+    Ok(())
+}
+
+/// What the head answered before training, kept from the beginning of the run for its report.
+const UNTRAINED: &str = "checkpoints/untrained.json";
+
+fn quick_options() -> EvaluationOptions {
+    let mut options = EvaluationOptions::default();
+    options.bootstrap.resamples = 0;
+    options
+}
+
+/// Key biases shift all scores of a softmax alike: their gradient is zero in theory, so they may well stay.
+const UNMOVED_IN_THEORY: &[&str] = &[".key.bias", ".k_lin.bias"];
+
+fn watch_movement(trainer: &mut Trainer<'_>, before: &[u64]) {
+    let stages: Vec<Trainable> =
+        trainer.stages.iter().map(|stage| Trainer::stage_trainable(&trainer.store, stage)).collect();
+    let ever = Trainable::new(&trainer.store, |id, _| stages.iter().any(|stage| stage.slot(id).is_some()));
+    let (mut stuck, moved) = unexpected_movement(&trainer.store, &ever, before);
+    stuck.retain(|name| !UNMOVED_IN_THEORY.iter().any(|end| name.ends_with(end)));
+    // The best model may be that of an early stage, in which groups that trained later had not moved yet.
+    let best_is_last = trainer.progress.best.as_ref().is_none_or(|best| best.step == trainer.progress.step);
+    if let (Some(first), true) = (stuck.first(), best_is_last) {
+        let message = format!(
+            "{} trainable parameters never moved, the first is {first}: is the learning rate too small?",
+            stuck.len()
+        );
+        trainer.emit(&Event::warning("parameter-never-moved", message));
+    }
+    if let Some(first) = moved.first() {
+        let message = format!("{} frozen parameters changed, the first is {first}; please report this", moved.len());
+        trainer.emit(&Event::warning("frozen-parameter-moved", message));
+    }
+}
+
+/// Measures the final model, writes predictions, metrics and the artifact.
+fn finish(
+    trainer: &mut Trainer<'_>,
+    prepared: &Prepared,
+    folder: &RunFolder,
+) -> Result<Map<String, Value>, TrainError> {
+    let Prepared { trainee, task, recipe, .. } = prepared;
+    let untrained = read_untrained(folder)?;
+    let mut metrics = Map::new();
+    metrics.insert("train_loss".into(), json!(mean_loss(&trainer.progress)));
+    metrics.insert("train_runtime".into(), json!(trainer.progress.seconds));
+    let samples = trainee.samples(Split::Train) as f64 * recipe.train.num_train_epochs;
+    metrics.insert("train_samples_per_second".into(), json!(samples / trainer.progress.seconds.max(1e-9)));
+    metrics.insert("train_steps".into(), json!(trainer.progress.step));
+    if let Some(best) = &trainer.progress.best {
+        metrics.insert("best_step".into(), json!(best.step));
+        metrics.insert("best_metric".into(), json!({"name": best.metric, "value": best.value}));
+    }
+    let mut options = EvaluationOptions { ..EvaluationOptions::default() };
+    options.bootstrap.seed = recipe.train.seed;
+    let targets = split_targets(trainee, Split::Train);
+    match task.problem_type {
+        ProblemType::SingleLabelClassification => options.majority_class = majority_class(task, &targets),
+        ProblemType::Regression => options.mean_target = mean_target(&targets),
+        ProblemType::MultiLabelClassification => {}
+    }
+    let mut temperature = None;
+    for split in [Split::Validation, Split::Test] {
+        if trainee.samples(split) == 0 {
+            continue;
+        }
+        options.temperature = temperature;
+        let mut evaluation = trainer.evaluate(split, &options)?;
+        if split == Split::Validation && task.problem_type == ProblemType::SingleLabelClassification {
+            let table = task.classification(&split_targets(trainee, split), &evaluation.logits);
+            if let Some(fitted) = fit_temperature(&table)? {
+                temperature = Some(fitted.temperature);
+                metrics.insert("temperature".into(), json!(fitted.temperature));
+                options.temperature = temperature;
+                evaluation = trainer.evaluate(split, &options)?;
+            }
+        }
+        let prefix = split.metric_prefix();
+        metrics.extend(evaluation.report.to_json(prefix));
+        metrics.insert(format!("{prefix}loss"), json!(evaluation.loss));
+        if let Some(Value::Object(baseline)) = untrained.get(prefix) {
+            for (name, value) in baseline {
+                metrics.insert(format!("{prefix}{name}_untrained_head_baseline"), value.clone());
+            }
+        }
+        warn_about_result(trainer, task, split, &evaluation);
+        write_predictions(folder, trainee, task, split, &evaluation)?;
+    }
+    let certificates = write_artifact(trainer, prepared, folder, temperature)?;
+    folder.write_json("certificate.json", &certificates)?;
+    folder.write_json(RunFolder::METRICS, &metrics)?;
+    Ok(metrics)
+}
+
+fn read_untrained(folder: &RunFolder) -> Result<Map<String, Value>, TrainError> {
+    let path = folder.path(UNTRAINED);
+    let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
+    serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))
+}
+
+fn mean_loss(progress: &Progress) -> f64 {
+    progress.loss_sum / progress.step.max(1) as f64
+}
+
+fn split_targets(trainee: &TextTrainee, split: Split) -> Vec<&Target> {
+    (0..trainee.samples(split) as u32).map(|sample| trainee.target(split, sample)).collect()
+}
+
+fn majority_class(task: &ClassificationTask, targets: &[&Target]) -> Option<u32> {
+    let mut counts = vec![0_usize; task.outputs()];
+    for target in targets {
+        if let Target::Class(class) = target {
+            counts[*class as usize] += 1;
+        }
+    }
+    // The first of equals, so that the baseline does not depend on chance.
+    let most = counts.iter().max()?;
+    counts.iter().position(|count| count == most).map(|class| class as u32)
+}
+
+fn mean_target(targets: &[&Target]) -> Option<f64> {
+    let values: Vec<f64> = targets
+        .iter()
+        .filter_map(|target| if let Target::Value(value) = target { Some(f64::from(*value)) } else { None })
+        .collect();
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Detectors of a model that learned nothing.
+fn warn_about_result(trainer: &mut Trainer<'_>, task: &ClassificationTask, split: Split, evaluation: &Evaluation) {
+    if task.problem_type != ProblemType::SingleLabelClassification {
+        return;
+    }
+    let outputs = task.outputs();
+    let classes: Vec<usize> = evaluation.logits.chunks(outputs).map(retune_tasks::argmax).collect();
+    if let Some(first) = classes.first()
+        && classes.len() > 1
+        && classes.iter().all(|class| class == first)
+    {
+        let label = task.labels.name(*first as u32).unwrap_or_default();
+        let message = format!("on the {} data the model answers \"{label}\" whatever it is asked", split.name());
+        trainer.emit(&Event::warning("constant-predictor", message));
+    }
+    if let Some((accuracy, majority)) = no_better_than_majority(&evaluation.report) {
+        let message = format!(
+            "on the {} data accuracy {accuracy:.3} is not distinguishable from always answering with the most frequent \
+             class ({majority:.3})",
+            split.name()
+        );
+        trainer.emit(&Event::warning("no-better-than-majority", message));
+    }
+}
+
+fn no_better_than_majority(report: &EvaluationReport) -> Option<(f64, f64)> {
+    let score = report.scores.iter().find(|score| score.metric.name == "accuracy")?;
+    let majority = score.baselines.iter().find(|(name, _)| name == "majority")?.1;
+    (score.interval?.low <= majority).then_some((score.value?, majority))
+}
+
+/// One row per sample: target, prediction, scores, loss and the source's columns.
+fn write_predictions(
+    folder: &RunFolder,
+    trainee: &TextTrainee,
+    task: &ClassificationTask,
+    split: Split,
+    evaluation: &Evaluation,
+) -> Result<(), TrainError> {
+    let predictions = folder.path("predictions");
+    std::fs::create_dir_all(&predictions).map_err(TrainError::io(&predictions))?;
+    let dataset = &trainee.splits[&split].dataset;
+    let path = predictions.join(format!("{}.jsonl", split.name()));
+    retune_checkpoint::write_atomic(&path, |file| {
+        let rows = evaluation.logits.chunks(task.outputs()).zip(&dataset.examples).zip(&evaluation.losses);
+        for (index, ((logits, example), loss)) in rows.enumerate() {
+            let mut prediction = task.prediction(logits);
+            let row = json!({
+                "id": example.id,
+                "line": example.line,
+                "file": dataset.path().display().to_string(),
+                "text": example.text,
+                "text_pair": example.text_pair,
+                "target": task.target_json(&example.target),
+                "prediction": prediction.shift_remove("label"),
+                "score": prediction.shift_remove("score"),
+                "scores": prediction.shift_remove("scores"),
+                "logits": logits,
+                "loss": loss,
+                "columns": dataset.source_columns(index),
+            });
+            serde_json::to_writer(&mut *file, &row)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Samples that certificates compare.
+const CERTIFIED_SAMPLES: usize = 32;
+
+/// Writes the artifact and proves that it answers as the trained model, and that batches do not matter.
+fn write_artifact(
+    trainer: &mut Trainer<'_>,
+    prepared: &Prepared,
+    folder: &RunFolder,
+    temperature: Option<f64>,
+) -> Result<Vec<Certificate>, TrainError> {
+    let Prepared { trainee, task, recipe, context, .. } = prepared;
+    let split = [Split::Validation, Split::Test, Split::Train]
+        .into_iter()
+        .find(|&split| trainee.samples(split) > 0)
+        .unwrap_or(Split::Train);
+    let samples: Vec<u32> = (0..trainee.samples(split).min(CERTIFIED_SAMPLES) as u32).collect();
+    let logits = |store: &ParameterStore, batch_size| {
+        evaluate_logits(context, store, trainee, split, &samples, batch_size)
+    };
+    let outputs = task.outputs();
+    let trained = logits(&trainer.store, recipe.train.per_device_eval_batch_size);
+    let alone = logits(&trainer.store, 1);
+    let mut certificates = vec![Certificate::compare("evaluated one sample at a time", outputs, &trained, &alone)];
+    if certificates[0].max_logit_difference > 0.0 {
+        trainer.emit(&Event::warning(
+            "batch-dependent-evaluation",
+            "logits of a sample depend on the batch it is in; please report this",
+        ));
+    }
+    let mut store = trainer.store.clone();
+    if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
+        store = merge_adapters(cpu, &trainee.model, &trainer.store);
+        certificates.push(Certificate::compare("adapters merged", outputs, &trained, &logits(&store, 8)));
+        let base = &recipe.model.name_or_path;
+        write_adapter(folder, &trainer.store, &trainee.model, lora, base)?;
+    }
+    let config = ArtifactConfig { base: &prepared.config, model: &trainee.model, task, recipe, temperature };
+    config.write(folder, &store, &prepared.model_directory)?;
+    Ok(certificates)
+}

@@ -1,0 +1,223 @@
+//! Answers with a model folder: an artifact of Retune or of its ecosystem.
+
+use std::path::{Path, PathBuf};
+
+use retune_autograd::Pooling;
+use retune_checkpoint::{LoadReport, ModelConfig, Weights};
+use retune_data::{
+    Encoding, LabelSet, LengthPolicy, OverLength, TextTokenizer, TokenSequence,
+};
+use retune_kernels::{Cpu, Isa};
+use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
+use retune_models::{LoadOptions, load_parameters};
+use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
+use retune_tasks::{ClassificationTask, ProblemType};
+use retune_tensor::Context;
+
+use crate::TrainError;
+use crate::artifact::problem_type;
+use crate::prepare::over_length;
+use crate::text::window_logits;
+
+/// How a model answers.
+#[derive(Clone, Debug, Default)]
+pub struct PredictOptions {
+    /// Tokens in a sequence at most; the model's own setting if `None`.
+    pub max_length: Option<usize>,
+    /// What to do with longer texts; the model's own setting if `None`.
+    pub over_length: Option<OverLength>,
+    /// Worker threads; all cores if `None`.
+    pub threads: Option<usize>,
+    /// The kernels' instruction set.
+    pub isa: Option<Isa>,
+    /// Whether the model is used for features only, so that it needs no fitted head.
+    pub features_only: bool,
+}
+
+/// A model ready to answer.
+pub struct Predictor {
+    directory: PathBuf,
+    config: ModelConfig,
+    model: TextClassifier,
+    store: ParameterStore,
+    trainable: Trainable,
+    tokenizer: TextTokenizer,
+    task: ClassificationTask,
+    policy: LengthPolicy,
+    load_report: LoadReport,
+    context: Context,
+}
+
+impl Predictor {
+    /// Opens a model folder.
+    ///
+    /// # Errors
+    /// If the folder holds no model, or one without a fitted classification head (unless features are all that is
+    /// wanted).
+    pub fn open(directory: &Path, options: &PredictOptions) -> Result<Self, TrainError> {
+        let config = ModelConfig::open(&directory.join("config.json"))?;
+        let family = retune_models::text::family(&config)?;
+        let names = config.get("id2label").and_then(|names| names.as_object());
+        let labels = match names {
+            Some(names) => LabelSet::from_id2label(names)?,
+            None => {
+                let outputs = config.optional_integer("num_labels")?.unwrap_or(2);
+                let names = (0..outputs).map(|index| (index.to_string(), format!("LABEL_{index}").into()));
+                LabelSet::from_id2label(&names.collect())?
+            }
+        };
+        let problem_type = problem_type(&config).unwrap_or(if labels.len() == 1 {
+            ProblemType::Regression
+        } else {
+            ProblemType::SingleLabelClassification
+        });
+        let task = ClassificationTask { problem_type, labels, label_smoothing: 0.0, class_weights: None };
+        let mut builder = ParameterBuilder::default();
+        let parts = TextClassifierParts {
+            config: &config,
+            outputs: task.outputs(),
+            head: HeadOverrides::default(),
+            lora: None,
+        };
+        let model = TextClassifier::declare(&parts, &mut builder)?;
+        let threads = options.threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        });
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
+        let context = Context::cpu(cpu);
+        let weights = Weights::open(directory)?;
+        let how = LoadOptions::default();
+        let (store, load_report) = load_parameters(&context, builder, family, &weights, &how)?;
+        if !options.features_only
+            && let Some(new) = load_report.newly_initialized.first()
+        {
+            return Err(TrainError::Setting(format!(
+                "{} has no fitted classification head ({new} is missing): fine-tune it first with `retune fit`",
+                directory.display()
+            )));
+        }
+        let tokenizer = TextTokenizer::from_directory(directory, config.string("model_type")?)?;
+        tokenizer.check_against_model(model.sizes().vocab_size)?;
+        let policy = length_policy(&config, options, &tokenizer, model.sizes().max_length())?;
+        let trainable = Trainable::none(&store);
+        Ok(Self {
+            directory: directory.to_owned(),
+            config,
+            model,
+            store,
+            trainable,
+            tokenizer,
+            task,
+            policy,
+            load_report,
+            context,
+        })
+    }
+
+    /// The model's folder.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The labels and what the outputs mean.
+    pub fn task(&self) -> &ClassificationTask {
+        &self.task
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// What happens to long texts.
+    pub fn policy(&self) -> &LengthPolicy {
+        &self.policy
+    }
+
+    /// What became of the checkpoint's tensors.
+    pub fn load_report(&self) -> &LoadReport {
+        &self.load_report
+    }
+
+    /// The temperature that was fitted on validation data, if any.
+    pub fn temperature(&self) -> Option<f64> {
+        self.config.get("retune")?.get("temperature")?.as_f64()
+    }
+
+    /// Width of the features.
+    pub fn hidden_size(&self) -> usize {
+        self.model.sizes().hidden_size
+    }
+
+    /// The model's parameters.
+    pub fn store(&self) -> &ParameterStore {
+        &self.store
+    }
+
+    /// Encodes a text or a pair as the model was trained to read it.
+    ///
+    /// # Errors
+    /// If the text is too long and the policy refuses it.
+    pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Encoding, TrainError> {
+        Ok(self.tokenizer.encode(text, pair, &self.policy)?)
+    }
+
+    fn forward(&self) -> Forward<'_> {
+        Forward::new(Environment {
+            context: self.context.clone(),
+            store: &self.store,
+            trainable: &self.trainable,
+            randomness: None,
+            gradient_checkpointing: false,
+        })
+    }
+
+    /// Logits of encoded texts, [texts, outputs].
+    pub fn logits(&self, encodings: &[&Encoding]) -> Vec<f32> {
+        let windows: Vec<&[TokenSequence]> =
+            encodings.iter().map(|encoding| encoding.windows.as_slice()).collect();
+        let mut forward = self.forward();
+        window_logits(&self.model, &mut forward, &windows, 0).tensor().values().to_vec()
+    }
+
+    /// Pooled features of encoded texts (of the first window of each), [texts, hidden].
+    pub fn features(&self, encodings: &[&Encoding], pooling: Pooling) -> Vec<f32> {
+        let sequences = encodings.iter().filter_map(|encoding| encoding.windows.first());
+        let sequences = sequences.map(|sequence| (sequence.ids.as_slice(), sequence.type_ids.as_slice()));
+        let samples: Vec<u32> = (0..encodings.len() as u32).collect();
+        let batch = TokenBatch::pack(sequences, &samples);
+        let mut forward = self.forward();
+        self.model.features(&mut forward, &batch, pooling).tensor().values().to_vec()
+    }
+}
+
+/// The caller's policy, else the one the model was trained with, else truncation at the model's greatest length.
+fn length_policy(
+    config: &ModelConfig,
+    options: &PredictOptions,
+    tokenizer: &TextTokenizer,
+    model_max_length: usize,
+) -> Result<LengthPolicy, TrainError> {
+    let trained = config.get("retune");
+    let trained_length = trained.and_then(|retune| retune.get("max_length")?.as_u64()).map(|length| length as usize);
+    let longest = tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
+    let max_length = options.max_length.or(trained_length).unwrap_or(longest);
+    if max_length > model_max_length {
+        return Err(TrainError::Setting(format!(
+            "max_length = {max_length}, but this model takes at most {model_max_length} tokens"
+        )));
+    }
+    let trained_policy = trained.and_then(|retune| {
+        let policy = serde_json::from_value(retune.get("over_length")?.clone()).ok()?;
+        let stride = retune.get("stride").and_then(|stride| stride.as_u64()).map(|stride| stride as usize);
+        Some(over_length(policy, stride, max_length))
+    });
+    let over_length = options.over_length.or(trained_policy).unwrap_or_default();
+    Ok(LengthPolicy { max_length, over_length })
+}

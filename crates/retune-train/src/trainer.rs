@@ -1,0 +1,544 @@
+//! The loop: stages, steps, evaluations, checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use retune_autograd::Gradients;
+use retune_data::{BatchOrder, EpochBatches, Target};
+use retune_kernels as kernels;
+use retune_nn::{
+    Environment, Forward, Optimizer, ParameterId, ParameterRates, ParameterStore, Randomness, Trainable,
+};
+use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, Metric};
+use retune_tasks::{BatchLoss, ClassificationTask};
+use retune_tensor::{Context, Tensor};
+use serde_json::Value;
+
+use crate::evaluate::{Evaluation, evaluate};
+use crate::event::{Event, Listener};
+use crate::recipe::Recipe;
+use crate::schedule::{ReducePlateau, Schedule};
+use crate::stages::Stage;
+use crate::state::{Best, Progress, Snapshot, Unlogged, read_parameters, rotate_checkpoints, write_parameters};
+use crate::trainee::{Split, Trainee};
+use crate::{RunFolder, TrainError};
+
+/// Asks a run to stop at the next step. Shared with a signal handler or another thread.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Asks the run to stop.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A loss of the user's own: context, logits [samples, outputs], targets and total weight to loss and gradient.
+pub type LossFunction<'a> = dyn Fn(&Context, &Tensor, &[&Target], f32) -> BatchLoss + 'a;
+
+/// How training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All stages ran to their end.
+    Completed,
+    /// The last stage ended because the metric no longer improved.
+    EarlyStopping,
+    /// A stop was asked for; a checkpoint was written.
+    Interrupted,
+}
+
+impl Outcome {
+    /// Its name in `log.jsonl`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::EarlyStopping => "early_stopping",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// One run's loop and all that changes in it.
+pub struct Trainer<'a> {
+    /// The recipe, every default resolved.
+    pub recipe: &'a Recipe,
+    /// Its stages.
+    pub stages: &'a [Stage],
+    /// The model with its data.
+    pub trainee: &'a dyn Trainee,
+    /// Loss and metrics.
+    pub task: &'a ClassificationTask,
+    /// Instead of the task's loss.
+    pub loss: Option<&'a LossFunction<'a>>,
+    /// Device, kernels, pool.
+    pub context: Context,
+    /// The parameters.
+    pub store: ParameterStore,
+    /// Moving average of the parameters (`train.ema_decay`).
+    pub average: Option<ParameterStore>,
+    /// The optimizer and its state.
+    pub optimizer: Optimizer,
+    /// Where the run stands.
+    pub progress: Progress,
+    /// Where checkpoints go.
+    pub folder: &'a RunFolder,
+    /// Who hears of it.
+    pub listeners: Vec<&'a mut dyn Listener>,
+    /// Asks the loop to stop.
+    pub stop: StopFlag,
+}
+
+/// What stays the same over one stage.
+struct StageRun<'a> {
+    stage: &'a Stage,
+    trainable: Trainable,
+    schedule: Schedule,
+    total_steps: u64,
+    steps_per_epoch: u64,
+    group_names: Vec<String>,
+}
+
+/// Why a stage ended.
+enum StageEnd {
+    Finished,
+    NoImprovement,
+    Interrupted,
+}
+
+impl Trainer<'_> {
+    /// Runs from where `progress` stands to the end, or until a stop is asked for.
+    ///
+    /// # Errors
+    /// If the loss or a gradient is not finite, or a file cannot be written.
+    pub fn run(&mut self) -> Result<Outcome, TrainError> {
+        let mut outcome = Outcome::Completed;
+        while self.progress.stage < self.stages.len() {
+            let index = self.progress.stage;
+            let stages = self.stages;
+            let stage_run = self.enter_stage(&stages[index]);
+            match self.run_stage(&stage_run)? {
+                StageEnd::Interrupted => return Ok(Outcome::Interrupted),
+                StageEnd::NoImprovement if index + 1 == self.stages.len() => {
+                    outcome = Outcome::EarlyStopping;
+                }
+                _ => {}
+            }
+            let epochs = self.progress.stage_step.div_ceil(stage_run.steps_per_epoch);
+            self.progress.first_epoch += epochs;
+            self.progress.stage += 1;
+            self.progress.stage_step = 0;
+            self.progress.stage_best = None;
+            self.progress.evaluations_without_improvement = 0;
+            self.progress.plateau = None;
+        }
+        Ok(outcome)
+    }
+
+    /// Sums of all steps of all stages.
+    pub fn total_steps(&self) -> u64 {
+        self.stages.iter().map(|stage| self.stage_steps(stage)).sum()
+    }
+
+    fn steps_per_epoch(&self) -> u64 {
+        let train = &self.recipe.train;
+        let batches = self.trainee.samples(Split::Train).div_ceil(train.per_device_train_batch_size);
+        (batches.div_ceil(train.gradient_accumulation_steps) as u64).max(1)
+    }
+
+    fn stage_steps(&self, stage: &Stage) -> u64 {
+        let by_epochs = (stage.epochs * self.steps_per_epoch() as f64).ceil() as u64;
+        stage.max_steps.unwrap_or(by_epochs).max(1)
+    }
+
+    /// The parameters that train in a stage.
+    pub fn stage_trainable(store: &ParameterStore, stage: &Stage) -> Trainable {
+        let head = stage.trainable_groups.len() - 1;
+        Trainable::new(store, |_, declaration| {
+            let group = declaration.group;
+            stage.trainable_groups[group]
+                && (!stage.adapters_only || group == head || declaration.name.contains(".lora_"))
+        })
+    }
+
+    fn enter_stage<'s>(&mut self, stage: &'s Stage) -> StageRun<'s> {
+        let trainable = Self::stage_trainable(&self.store, stage);
+        self.optimizer.set_trainable(&self.store, &trainable);
+        let total_steps = self.stage_steps(stage);
+        let schedule = Schedule::new(&stage.schedule, total_steps);
+        if self.progress.plateau.is_none() {
+            self.progress.plateau = ReducePlateau::for_section(&stage.schedule);
+        }
+        let group_names: Vec<String> = self.store.groups().into_iter().map(|group| group.name).collect();
+        let run = StageRun {
+            stage,
+            trainable,
+            schedule,
+            total_steps,
+            steps_per_epoch: self.steps_per_epoch(),
+            group_names,
+        };
+        if self.progress.stage_step == 0 {
+            let named = |trains: bool| {
+                let groups = run.group_names.iter().enumerate();
+                let chosen = groups.filter(|&(group, _)| run.trainable.group_trains(group) == trains);
+                chosen.map(|(_, name)| name.clone()).collect()
+            };
+            self.emit(&Event::StageEntered {
+                stage: self.progress.stage,
+                name: stage.name.clone(),
+                step: self.progress.step,
+                epoch: self.progress.first_epoch as f64,
+                trainable_groups: named(true),
+                frozen_groups: named(false),
+                trainable_parameters: run.trainable.slot_lengths(&self.store).sum(),
+                total_parameters: self.store.elements(),
+            });
+        }
+        run
+    }
+
+    fn run_stage(&mut self, run: &StageRun<'_>) -> Result<StageEnd, TrainError> {
+        let train = &self.recipe.train;
+        let lengths = (0..self.trainee.samples(Split::Train) as u32)
+            .map(|sample| self.trainee.length(Split::Train, sample))
+            .collect();
+        let order = BatchOrder::new(
+            lengths,
+            train.per_device_train_batch_size,
+            train.seed,
+            train.group_by_length,
+            true,
+            false,
+        );
+        let mut gradients = Gradients::new(run.trainable.slot_lengths(&self.store));
+        let mut epoch: Option<(u64, EpochBatches)> = None;
+        while self.progress.stage_step < run.total_steps {
+            let started = Instant::now();
+            let number = self.progress.first_epoch + self.progress.stage_step / run.steps_per_epoch;
+            if epoch.as_ref().is_none_or(|(current, _)| *current != number) {
+                epoch = Some((number, order.epoch(number)));
+            }
+            let Some((_, batches)) = &epoch else { unreachable!("the epoch was just set") };
+            let Some(done) = self.step(run, batches, &mut gradients)? else {
+                return self.interrupt();
+            };
+            self.progress.step += 1;
+            self.progress.stage_step += 1;
+            let seconds = started.elapsed().as_secs_f64();
+            self.after_step(run, &done, seconds)?;
+            let epoch_ended = self.progress.stage_step.is_multiple_of(run.steps_per_epoch);
+            let stage_ended = self.progress.stage_step == run.total_steps;
+            let due = |steps: Option<u64>| match steps {
+                Some(steps) => self.progress.step.is_multiple_of(steps) || stage_ended,
+                None => epoch_ended || stage_ended,
+            };
+            let (evaluation_due, save_due) = (due(train.eval_steps), due(train.save_steps));
+            if evaluation_due && self.trainee.samples(Split::Validation) > 0 {
+                let ends_stage = self.evaluate_and_judge(run)?;
+                if ends_stage && !stage_ended {
+                    return Ok(StageEnd::NoImprovement);
+                }
+            }
+            if save_due {
+                self.save_checkpoint()?;
+            }
+            if self.stop.is_set() && !stage_ended {
+                return self.interrupt();
+            }
+        }
+        Ok(StageEnd::Finished)
+    }
+
+    fn interrupt(&mut self) -> Result<StageEnd, TrainError> {
+        self.save_checkpoint()?;
+        Ok(StageEnd::Interrupted)
+    }
+
+    /// One optimizer step. `None` if a stop was asked for between two micro-batches: nothing has changed then.
+    fn step(
+        &mut self,
+        run: &StageRun<'_>,
+        batches: &EpochBatches,
+        gradients: &mut Gradients,
+    ) -> Result<Option<StepDone>, TrainError> {
+        let train = &self.recipe.train;
+        let accumulation = train.gradient_accumulation_steps;
+        let first = (self.progress.stage_step % run.steps_per_epoch) as usize * accumulation;
+        let micro_batches: Vec<Vec<u32>> =
+            (first..(first + accumulation).min(batches.batches())).map(|index| batches.batch(index)).collect();
+        let total_weight: f32 = micro_batches
+            .iter()
+            .flatten()
+            .map(|&sample| self.task.sample_weight(self.trainee.target(Split::Train, sample)))
+            .sum();
+        gradients.clear();
+        let mut done = StepDone::default();
+        for samples in &micro_batches {
+            if self.stop.is_set() && done.samples > 0 {
+                return Ok(None);
+            }
+            let mut forward = Forward::new(Environment {
+                context: self.context.clone(),
+                store: &self.store,
+                trainable: &run.trainable,
+                randomness: Some(Randomness { seed: train.seed, step: self.progress.step }),
+                gradient_checkpointing: train.gradient_checkpointing,
+            });
+            let logits = self.trainee.logits(&mut forward, Split::Train, samples, done.samples as u32);
+            let targets: Vec<&Target> =
+                samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
+            let loss = match self.loss {
+                Some(loss) => loss(&self.context, logits.tensor(), &targets, total_weight),
+                None => self.task.loss(&self.context, logits.tensor(), &targets, total_weight),
+            };
+            if !loss.loss.is_finite() {
+                let position = loss.per_sample.iter().position(|loss| !loss.is_finite());
+                let named = position.map_or_else(|| samples.clone(), |position| vec![samples[position]]);
+                return Err(self.not_finite("the loss".to_owned(), &named));
+            }
+            forward.into_tape().backward(vec![(logits, loss.dlogits)], gradients);
+            done.loss += loss.loss;
+            done.samples += samples.len() as u64;
+            done.tokens +=
+                samples.iter().map(|&s| u64::from(self.trainee.length(Split::Train, s))).sum::<u64>();
+        }
+        let Some(cpu) = self.context.kernels().cloned() else { return Ok(Some(done)) };
+        done.gradient_norm = kernels::sum_of_squares(&cpu, gradients.values()).sqrt();
+        if !done.gradient_norm.is_finite() {
+            let slots = run.trainable.ids().iter().enumerate();
+            let broken = slots.map(|(slot, &id)| (slot, id)).find(|&(slot, _)| {
+                !kernels::all_finite(&cpu, gradients.slot(slot))
+            });
+            let name = broken.map_or("of all parameters", |(_, id)| &self.store.declaration(id).name);
+            return Err(self.not_finite(format!("the gradient {name}"), &micro_batches.concat()));
+        }
+        let limit = self.recipe.optimizer.max_grad_norm.unwrap_or(0.0);
+        // PyTorch's clip_grad_norm_ adds 1e-6 to the norm.
+        let clip = if limit > 0.0 { (limit / (done.gradient_norm + 1e-6)).min(1.0) as f32 } else { 1.0 };
+        let plateau = self.progress.plateau.as_ref().map_or(1.0, ReducePlateau::factor);
+        let factor = run.schedule.factor(self.progress.stage_step) * plateau;
+        let weight_decay = self.recipe.optimizer.weight_decay;
+        let rates: Vec<ParameterRates> = self
+            .store
+            .ids()
+            .map(|id| {
+                let declaration = self.store.declaration(id);
+                ParameterRates {
+                    learning_rate: run.stage.learning_rates[declaration.group] * factor,
+                    weight_decay: if declaration.decays() { weight_decay } else { 0.0 },
+                }
+            })
+            .collect();
+        done.factor = factor;
+        let rate = |id: ParameterId| rates[id.index()];
+        self.optimizer.step(&cpu, &mut self.store, &run.trainable, gradients, clip, rate);
+        if let (Some(average), Some(decay)) = (&mut self.average, train.ema_decay) {
+            for &id in run.trainable.ids() {
+                kernels::ema_update(&cpu, decay, average.values_mut(id), self.store.tensor(id).values());
+            }
+        }
+        Ok(Some(done))
+    }
+
+    fn not_finite(&self, what: String, samples: &[u32]) -> TrainError {
+        const SHOWN: usize = 8;
+        let mut named: Vec<String> =
+            samples.iter().take(SHOWN).map(|&sample| self.trainee.origin(Split::Train, sample)).collect();
+        if samples.len() > SHOWN {
+            named.push(format!("{} more", samples.len() - SHOWN));
+        }
+        TrainError::NotFinite { what, step: self.progress.step + 1, samples: named.join(", ") }
+    }
+
+    fn after_step(&mut self, run: &StageRun<'_>, done: &StepDone, seconds: f64) -> Result<(), TrainError> {
+        let progress = &mut self.progress;
+        progress.loss_sum += done.loss;
+        progress.seconds += seconds;
+        let unlogged = &mut progress.unlogged;
+        unlogged.loss += done.loss;
+        unlogged.steps += 1;
+        unlogged.tokens += done.tokens;
+        unlogged.samples += done.samples;
+        unlogged.seconds += seconds;
+        let logging_steps = self.recipe.train.logging_steps.max(1);
+        let stage_ended = progress.stage_step == run.total_steps;
+        if !progress.step.is_multiple_of(logging_steps) && !stage_ended {
+            return Ok(());
+        }
+        let unlogged: Unlogged = std::mem::take(unlogged);
+        let learning_rates: BTreeMap<String, f64> = run
+            .group_names
+            .iter()
+            .enumerate()
+            .filter(|&(group, _)| run.trainable.group_trains(group))
+            .map(|(group, name)| (name.clone(), run.stage.learning_rates[group] * done.factor))
+            .collect();
+        let event = Event::StepEnded {
+            stage: progress.stage,
+            step: progress.step,
+            epoch: self.epoch(),
+            loss: unlogged.loss / unlogged.steps as f64,
+            grad_norm: done.gradient_norm,
+            learning_rates,
+            tokens: unlogged.tokens,
+            samples: unlogged.samples,
+            seconds: unlogged.seconds,
+        };
+        self.emit(&event);
+        Ok(())
+    }
+
+    /// Epochs made so far.
+    fn epoch(&self) -> f64 {
+        self.progress.first_epoch as f64 + self.progress.stage_step as f64 / self.steps_per_epoch() as f64
+    }
+
+    /// The parameters that are evaluated and saved: the moving average if the run keeps one.
+    pub fn evaluated_store(&self) -> &ParameterStore {
+        self.average.as_ref().unwrap_or(&self.store)
+    }
+
+    /// Evaluates a split with the current weights.
+    ///
+    /// # Errors
+    /// If a logit is not finite.
+    pub fn evaluate(&self, split: Split, options: &EvaluationOptions) -> Result<Evaluation, TrainError> {
+        let batch_size = self.recipe.train.per_device_eval_batch_size;
+        let store = self.evaluated_store();
+        evaluate(&self.context, store, self.trainee, self.task, split, batch_size, options)
+    }
+
+    /// Evaluates the validation split, keeps the best model, and says whether the stage should end.
+    fn evaluate_and_judge(&mut self, run: &StageRun<'_>) -> Result<bool, TrainError> {
+        let started = Instant::now();
+        // Intervals are drawn once, for the final result.
+        let mut options = EvaluationOptions::default();
+        options.bootstrap.resamples = 0;
+        let evaluation = self.evaluate(Split::Validation, &options)?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.progress.seconds += seconds;
+        self.emit(&Event::EvalEnded {
+            stage: self.progress.stage,
+            step: self.progress.step,
+            epoch: self.epoch(),
+            split: Split::Validation.name().to_owned(),
+            metrics: metric_values(&evaluation.report, evaluation.loss),
+            seconds,
+        });
+        let name = self.metric_name();
+        let value = metric_value(&evaluation, &name).ok_or_else(|| {
+            TrainError::Setting(format!(
+                "train.metric_for_best_model = \"{name}\" is not defined on the validation data; choose another metric"
+            ))
+        })?;
+        let greater_is_better = self.greater_is_better(&name);
+        if let Some(plateau) = &mut self.progress.plateau {
+            plateau.observe(value, greater_is_better);
+        }
+        let improves = |old: f64, margin: f64| {
+            if greater_is_better { value > old + margin } else { value < old - margin }
+        };
+        let is_best = self.progress.best.as_ref().is_none_or(|best| {
+            improves(best.value, 0.0) || value == best.value && evaluation.loss < best.loss
+        });
+        if is_best {
+            let best = Best { step: self.progress.step, metric: name, value, loss: evaluation.loss };
+            self.emit(&Event::BestModel { step: best.step, metric: best.metric.clone(), value });
+            self.progress.best = Some(best);
+            if self.recipe.train.load_best_model_at_end {
+                write_parameters(self.evaluated_store(), &self.folder.best_weights()?)?;
+            }
+        }
+        let margin = self.recipe.train.early_stopping_threshold;
+        if self.progress.stage_best.is_none_or(|old| improves(old, margin)) {
+            self.progress.stage_best = Some(value);
+            self.progress.evaluations_without_improvement = 0;
+        } else {
+            self.progress.evaluations_without_improvement += 1;
+        }
+        let patience = run.stage.early_stopping_patience;
+        Ok(patience.is_some_and(|patience| self.progress.evaluations_without_improvement >= patience.max(1)))
+    }
+
+    fn metric_name(&self) -> String {
+        let name = self.recipe.train.metric_for_best_model.as_deref();
+        let name = name.unwrap_or(self.task.default_metric());
+        name.strip_prefix("eval_").unwrap_or(name).to_owned()
+    }
+
+    fn greater_is_better(&self, metric: &str) -> bool {
+        self.recipe.train.greater_is_better.unwrap_or_else(|| {
+            Metric::find(metric).is_some_and(|metric| metric.better(1.0, 0.0))
+        })
+    }
+
+    fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+        self.progress.log_bytes = self.folder.log_length();
+        let checkpoints = self.folder.checkpoints();
+        let snapshot = Snapshot {
+            store: &self.store,
+            average: self.average.as_ref(),
+            optimizer: &self.optimizer,
+            progress: &self.progress,
+        };
+        let path = snapshot.write(&checkpoints)?;
+        rotate_checkpoints(&checkpoints, self.recipe.train.save_total_limit)?;
+        self.emit(&Event::CheckpointWritten { step: self.progress.step, path });
+        Ok(())
+    }
+
+    /// Puts the best weights back, if the recipe asks for it and there are any.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn load_best(&mut self) -> Result<(), TrainError> {
+        if self.recipe.train.load_best_model_at_end && self.progress.best.is_some() {
+            read_parameters(&mut self.store, &self.folder.best_weights()?)?;
+            self.average = None;
+        } else if let Some(average) = self.average.take() {
+            self.store = average;
+        }
+        Ok(())
+    }
+
+    /// Tells all listeners.
+    pub fn emit(&mut self, event: &Event) {
+        for listener in &mut self.listeners {
+            listener.on_event(event);
+        }
+    }
+}
+
+/// What one optimizer step did.
+#[derive(Default)]
+struct StepDone {
+    loss: f64,
+    gradient_norm: f64,
+    factor: f64,
+    samples: u64,
+    tokens: u64,
+}
+
+/// A metric of an evaluation by name; `loss` too.
+fn metric_value(evaluation: &Evaluation, name: &str) -> Option<f64> {
+    if name == "loss" { Some(evaluation.loss) } else { evaluation.report.value(name) }
+}
+
+/// All defined metrics by name, with the loss.
+pub(crate) fn metric_values(report: &EvaluationReport, loss: f64) -> serde_json::Map<String, Value> {
+    let mut values = serde_json::Map::from_iter([("loss".to_owned(), Value::from(loss))]);
+    for score in &report.scores {
+        if let Some(value) = score.value {
+            values.insert(score.metric.name.to_owned(), Value::from(value));
+        }
+    }
+    values
+}
