@@ -1,7 +1,7 @@
 //! Activation functions and their derivatives.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};
 
 /// An activation function, elementwise.
@@ -28,7 +28,7 @@ pub(crate) mod vector {
 
     use super::Activation;
     use crate::math;
-    use crate::simd::Simd;
+    use crate::simd::{Simd, lanes};
 
     /// An activation known while compiling, so that the choice stands outside the loop.
     pub(crate) trait Function {
@@ -78,17 +78,17 @@ pub(crate) mod vector {
         fn value<S: Simd>(s: S, x: S::F) -> S::F {
             // (1 + tanh u) / 2 = sigmoid(2u)
             let cubic = s.mul_add(s.mul(x, x), s.splat(GELU_TANH_CUBE), s.splat(1.0));
-            s.mul(x, math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER))))
+            s.mul(x, math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER))).0)
         }
 
         #[inline(always)]
         fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
             let square = s.mul(x, x);
             let cubic = s.mul_add(square, s.splat(GELU_TANH_CUBE), s.splat(1.0));
-            let half = math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER)));
+            let (half, rest) = math::sigmoid(s, s.mul(s.mul(x, cubic), s.splat(2.0 * GELU_TANH_INNER)));
             let slope = s.mul_add(square, s.splat(6.0 * GELU_TANH_CUBE), s.splat(2.0));
             let slope = s.mul(slope, s.splat(GELU_TANH_INNER));
-            s.mul_add(s.mul(x, slope), s.mul(half, s.sub(s.splat(1.0), half)), half)
+            s.mul_add(s.mul(x, slope), s.mul(half, rest), half)
         }
     }
 
@@ -107,13 +107,13 @@ pub(crate) mod vector {
     impl Function for Silu {
         #[inline(always)]
         fn value<S: Simd>(s: S, x: S::F) -> S::F {
-            s.mul(x, math::sigmoid(s, x))
+            s.mul(x, math::sigmoid(s, x).0)
         }
 
         #[inline(always)]
         fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
-            let sigmoid = math::sigmoid(s, x);
-            s.mul(sigmoid, s.mul_add(x, s.sub(s.splat(1.0), sigmoid), s.splat(1.0)))
+            let (sigmoid, rest) = math::sigmoid(s, x);
+            s.mul(sigmoid, s.mul_add(x, rest, s.splat(1.0)))
         }
     }
 
@@ -155,9 +155,9 @@ pub(crate) mod vector {
 
     #[inline(always)]
     fn in_place<S: Simd, A: Function>(s: S, x: &mut [f32]) {
-        for i in (0..x.len()).step_by(S::LANES) {
+        lanes!(S, i in x.len(), {
             s.write(x, i, A::value(s, s.read(x, i)));
-        }
+        });
     }
 }
 
@@ -171,9 +171,10 @@ struct Forward<'a> {
 
 #[inline(always)]
 fn forward_piece<S: Simd, A: Function>(s: S, x: &[f32], y: &mut [f32]) {
-    for i in (0..x.len()).step_by(S::LANES) {
+    let y = &mut y[..x.len()];
+    lanes!(S, i in x.len(), {
         s.write(y, i, A::value(s, s.read(x, i)));
-    }
+    });
 }
 
 impl Task for Forward<'_> {
@@ -202,9 +203,10 @@ struct Backward<'a> {
 
 #[inline(always)]
 fn backward_piece<S: Simd, A: Function>(s: S, pre: &[f32], dy: &[f32], dx: &mut [f32]) {
-    for i in (0..dy.len()).step_by(S::LANES) {
+    let (pre, dx) = (&pre[..dy.len()], &mut dx[..dy.len()]);
+    lanes!(S, i in dy.len(), {
         s.write(dx, i, s.mul(s.read(dy, i), A::derivative(s, s.read(pre, i))));
-    }
+    });
 }
 
 impl Task for Backward<'_> {
@@ -254,20 +256,21 @@ fn backward_bias_piece<S: Simd, A: Function>(s: S, task: &BackwardBias, piece: u
     let (row_piece, column_piece) = (piece / across, piece % across);
     let columns = column_piece * BIAS_COLUMNS..((column_piece + 1) * BIAS_COLUMNS).min(task.width);
     let mut sums = [0.0; BIAS_COLUMNS];
-    let sums = &mut sums[..columns.len()];
+    let width = columns.len();
+    let sums = &mut sums[..width];
     for row in row_piece * BIAS_ROWS..((row_piece + 1) * BIAS_ROWS).min(task.rows) {
         let at = row * task.width + columns.start..row * task.width + columns.end;
-        let dy = &task.dy[at.clone()];
-        let pre = task.pre.map_or(dy, |pre| &pre[at.clone()]);
+        let dy = &task.dy[at.clone()][..width];
+        let pre = task.pre.map_or(dy, |pre| &pre[at.clone()][..width]);
         // SAFETY: pieces do not overlap.
         let dx = task.dx.map_or(&mut [][..], |dx| unsafe { dx.range(at) });
-        for j in (0..dy.len()).step_by(S::LANES) {
+        lanes!(S, j in dy.len(), {
             let gradient = s.mul(s.read(dy, j), A::derivative(s, s.read(pre, j)));
             if !dx.is_empty() {
                 s.write(dx, j, gradient);
             }
             s.write(sums, j, s.add(s.read(sums, j), gradient));
-        }
+        });
     }
     if let Some(all) = task.sums {
         let at = row_piece * task.width;

@@ -2,7 +2,7 @@
 //! backward recomputes it and nothing is stored.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, philox};
 
 /// Where a row stands: which sample of the step it belongs to, and its position within that sample.
@@ -95,9 +95,9 @@ impl Task for Apply<'_> {
             // SAFETY: pieces do not overlap.
             let y = unsafe { self.y.range(at) };
             self.mask.factors(s, row, 0, &mut factors);
-            for j in (0..self.width).step_by(S::LANES) {
+            lanes!(S, j in self.width, {
                 s.write(y, j, s.mul(s.read(x, j), s.read(&factors, j)));
-            }
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::Cpu;
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 
 /// Elements in a piece of elementwise work.
 const PIECE: usize = 16384;
@@ -44,9 +44,9 @@ impl Task for Add<'_> {
         let (x, y) = (&self.x[range.clone()], &self.y[range.clone()]);
         // SAFETY: pieces do not overlap.
         let out = unsafe { self.out.range(range) };
-        for i in (0..x.len()).step_by(S::LANES) {
+        lanes!(S, i in x.len(), {
             s.write(out, i, s.add(s.read(x, i), s.read(y, i)));
-        }
+        });
     }
 }
 
@@ -69,9 +69,9 @@ impl Task for AddAssign<'_> {
         let y = &self.y[range.clone()];
         // SAFETY: pieces do not overlap.
         let x = unsafe { self.x.range(range) };
-        for i in (0..y.len()).step_by(S::LANES) {
+        lanes!(S, i in y.len(), {
             s.write(x, i, s.add(s.read(x, i), s.read(y, i)));
-        }
+        });
     }
 }
 
@@ -93,9 +93,9 @@ impl Task for ScaleAssign<'_> {
         // SAFETY: pieces do not overlap.
         let x = unsafe { self.x.range(piece(index, self.len)) };
         let factor = s.splat(self.factor);
-        for i in (0..x.len()).step_by(S::LANES) {
+        lanes!(S, i in x.len(), {
             s.write(x, i, s.mul(s.read(x, i), factor));
-        }
+        });
     }
 }
 

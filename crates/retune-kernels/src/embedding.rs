@@ -1,7 +1,7 @@
 //! Rows taken from tables and added back to them.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, copy, lanes};
 use crate::{Cpu, elementwise};
 
 /// Rows in a piece of a forward.
@@ -35,12 +35,12 @@ impl Task for Forward<'_> {
             for (i, (table, indices)) in self.tables.iter().enumerate() {
                 let entry = &table[indices[row] as usize * width..][..width];
                 if i == 0 {
-                    out.copy_from_slice(entry);
+                    copy(s, entry, out);
                     continue;
                 }
-                for j in (0..width).step_by(S::LANES) {
+                lanes!(S, j in width, {
                     s.write(out, j, s.add(s.read(out, j), s.read(entry, j)));
-                }
+                });
             }
         }
     }
@@ -88,9 +88,9 @@ impl Task for ScatterAdd<'_> {
             let at = index as usize * self.width;
             // SAFETY: pieces are columns that do not overlap, and a piece holds one row at a time.
             let dx = unsafe { self.dx.range(at + columns.start..at + columns.end) };
-            for j in (0..dy.len()).step_by(S::LANES) {
+            lanes!(S, j in dy.len(), {
                 s.write(dx, j, s.add(s.read(dx, j), s.read(dy, j)));
-            }
+            });
         }
     }
 }

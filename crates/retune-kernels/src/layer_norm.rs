@@ -2,7 +2,7 @@
 
 use crate::dropout::Mask;
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, copy, lanes};
 use crate::{Cpu, Dropout, elementwise};
 
 /// What layer normalization reads: `y = (s - mean(s)) · rstd(s) · gamma + beta` with `s = dropout(x) + residual`.
@@ -83,19 +83,20 @@ impl Task for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, piece: usize) {
         let width = self.input.width;
+        let (gamma, beta) = (&self.input.gamma[..width], &self.input.beta[..width]);
         let mut factors = self.cpu.scratch(if self.mask.is_some() { width } else { 0 });
         for row in piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(self.rows) {
             let at = row * width..(row + 1) * width;
-            let x = &self.input.x[at.clone()];
+            let x = &self.input.x[at.clone()][..width];
             // SAFETY: pieces do not overlap, and a piece holds one row at a time.
-            let y = unsafe { self.y.range(at.clone()) };
+            let y = &mut unsafe { self.y.range(at.clone()) }[..width];
             if let Some(mask) = &self.mask {
                 mask.factors(s, row, 0, &mut factors);
             }
-            let residual = self.input.residual.map(|residual| &residual[at.clone()]);
+            let residual = self.input.residual.map(|residual| &residual[at.clone()][..width]);
             // The sum is made in y, where it is in L1 for the passes that follow.
-            let mut total = [s.zero(); 2];
-            for (i, j) in (0..width).step_by(S::LANES).enumerate() {
+            let mut total = s.zero();
+            lanes!(S, j in width, {
                 let mut value = s.read(x, j);
                 if self.mask.is_some() {
                     value = s.mul(value, s.read(&factors, j));
@@ -104,30 +105,30 @@ impl Task for Forward<'_> {
                     value = s.add(value, s.read(residual, j));
                 }
                 s.write(y, j, value);
-                total[i % 2] = s.add(total[i % 2], value);
-            }
+                total = s.add(total, value);
+            });
             if let Some(sum) = self.sum {
                 // SAFETY: as above.
-                unsafe { sum.range(at) }.copy_from_slice(y);
+                copy(s, y, unsafe { sum.range(at) });
             }
-            let mean = s.reduce_add(s.add(total[0], total[1])) / width as f32;
+            let mean = s.reduce_add(total) / width as f32;
             let average = s.splat(mean);
             let whole = width / S::LANES * S::LANES;
-            let mut squares = [s.zero(); 2];
-            for (i, j) in (0..whole).step_by(S::LANES).enumerate() {
+            let mut squares = s.zero();
+            lanes!(S, j in whole, {
                 let d = s.sub(s.read(y, j), average);
-                squares[i % 2] = s.mul_add(d, d, squares[i % 2]);
-            }
-            let mut variance = s.reduce_add(s.add(squares[0], squares[1]));
+                squares = s.mul_add(d, d, squares);
+            });
+            let mut variance = s.reduce_add(squares);
             for value in &y[whole..] {
                 variance += (value - mean) * (value - mean);
             }
             let rstd = 1.0 / (variance / width as f32 + self.input.eps).sqrt();
             let scale = s.splat(rstd);
-            for j in (0..width).step_by(S::LANES) {
+            lanes!(S, j in width, {
                 let normalized = s.mul(s.sub(s.read(y, j), average), scale);
-                s.write(y, j, s.mul_add(normalized, s.read(self.input.gamma, j), s.read(self.input.beta, j)));
-            }
+                s.write(y, j, s.mul_add(normalized, s.read(gamma, j), s.read(beta, j)));
+            });
             if let Some(out) = self.mean {
                 // SAFETY: as above.
                 unsafe { out.set(row, mean) };
@@ -234,24 +235,25 @@ impl Task for Backward<'_> {
         // SAFETY: pieces do not overlap.
         let (gammas, betas) = unsafe {
             let at = piece * width..(piece + 1) * width;
-            (self.gammas.range(at.clone()), self.betas.range(at))
+            (&mut self.gammas.range(at.clone())[..width], &mut self.betas.range(at)[..width])
         };
+        let gamma = &self.gamma[..width];
         gammas.fill(0.0);
         betas.fill(0.0);
         for row in piece * PIECE_ROWS..((piece + 1) * PIECE_ROWS).min(self.mean.len()) {
             let at = row * width..(row + 1) * width;
-            let (dy, sum) = (&self.dy[at.clone()], &self.sum[at.clone()]);
+            let (dy, sum) = (&self.dy[at.clone()][..width], &self.sum[at.clone()][..width]);
             let (mean, rstd) = (s.splat(self.mean[row]), s.splat(self.rstd[row]));
             // Lanes beyond the width are zero in dy, so whatever stands beside them adds nothing.
             let (mut plain, mut weighted) = (s.zero(), s.zero());
-            for j in (0..width).step_by(S::LANES) {
+            lanes!(S, j in width, {
                 let (dy, normalized) = (s.read(dy, j), s.mul(s.sub(s.read(sum, j), mean), rstd));
-                let scaled = s.mul(dy, s.read(self.gamma, j));
+                let scaled = s.mul(dy, s.read(gamma, j));
                 plain = s.add(plain, scaled);
                 weighted = s.mul_add(scaled, normalized, weighted);
                 s.write(gammas, j, s.mul_add(dy, normalized, s.read(gammas, j)));
                 s.write(betas, j, s.add(dy, s.read(betas, j)));
-            }
+            });
             if self.dx.is_none() && self.dresidual.is_none() {
                 continue;
             }
@@ -267,9 +269,9 @@ impl Task for Backward<'_> {
                     self.dresidual.map_or(&mut [][..], |dresidual| dresidual.range(at)),
                 )
             };
-            for j in (0..width).step_by(S::LANES) {
+            lanes!(S, j in width, {
                 let normalized = s.mul(s.sub(s.read(sum, j), mean), rstd);
-                let scaled = s.mul(s.read(dy, j), s.read(self.gamma, j));
+                let scaled = s.mul(s.read(dy, j), s.read(gamma, j));
                 let ds = s.mul(rstd, s.neg_mul_add(normalized, weighted, s.sub(scaled, plain)));
                 if !dresidual.is_empty() {
                     s.write(dresidual, j, ds);
@@ -278,7 +280,7 @@ impl Task for Backward<'_> {
                     let ds = if self.mask.is_some() { s.mul(ds, s.read(&factors, j)) } else { ds };
                     s.write(dx, j, ds);
                 }
-            }
+            });
         }
     }
 }

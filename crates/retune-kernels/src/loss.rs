@@ -4,7 +4,7 @@
 //! A row of weight zero has loss and gradient zero, and its target is not looked at.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, copy, lanes};
 use crate::{Cpu, elementwise, softmax};
 
 fn check(
@@ -88,16 +88,16 @@ impl Task for CrossEntropy<'_> {
             return;
         }
         let target = self.targets[row] as usize;
-        p.copy_from_slice(x);
+        copy(s, x, p);
         let greatest = softmax::greatest(s, p);
         let total = softmax::exponentials_in_place(s, p, greatest);
         let log_sum_exp = greatest + total.ln();
         let mut loss = log_sum_exp - x[target];
         if self.label_smoothing != 0.0 {
             let mut sum = s.zero();
-            for j in (0..classes).step_by(S::LANES) {
+            lanes!(S, j in classes, {
                 sum = s.add(sum, s.read(x, j));
-            }
+            });
             let even = log_sum_exp - s.reduce_add(sum) / classes as f32;
             loss += self.label_smoothing * (even - loss);
         }
@@ -106,9 +106,9 @@ impl Task for CrossEntropy<'_> {
         if self.dlogits.is_some() {
             let (scale, even) =
                 (s.splat(weight / total), s.splat(-weight * self.label_smoothing / classes as f32));
-            for j in (0..classes).step_by(S::LANES) {
+            lanes!(S, j in classes, {
                 s.write(p, j, s.mul_add(s.read(p, j), scale, even));
-            }
+            });
             p[target] -= weight * (1.0 - self.label_smoothing);
         }
     }

@@ -4,7 +4,7 @@
 //! is already wrong in the fifth digit.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};
 
 /// Adam and AdamW (Kingma and Ba 2015; Loshchilov and Hutter 2019; `torch.optim.AdamW`).
@@ -89,7 +89,8 @@ impl<R: Rule> Task for Update<'_, R> {
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, piece: usize) {
         let range = elementwise::piece(piece, self.g.len());
-        let g = &self.g[range.clone()];
+        let n = range.len();
+        let g = &self.g[range.clone()][..n];
         // SAFETY: pieces do not overlap.
         let (w, [a, b]) = unsafe {
             (
@@ -97,8 +98,9 @@ impl<R: Rule> Task for Update<'_, R> {
                 self.states.map(|x| x.map_or(&mut [][..], |x| x.range(range.clone()))),
             )
         };
+        let w = &mut w[..n];
         let clip = s.splat(self.clip);
-        for i in (0..g.len()).step_by(S::LANES) {
+        lanes!(S, i in n, {
             let before = [
                 if a.is_empty() { s.zero() } else { s.read(a, i) },
                 if b.is_empty() { s.zero() } else { s.read(b, i) },
@@ -111,7 +113,7 @@ impl<R: Rule> Task for Update<'_, R> {
             if !b.is_empty() {
                 s.write(b, i, after[1]);
             }
-        }
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pooling a packed batch's sequences to one row each.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};
 
 fn check(kernel: &str, width: usize, tokens: usize, offsets: &[u32], pooled: usize) {
@@ -31,13 +31,13 @@ impl Task for MeanForward<'_> {
         let inverse = s.splat(1.0 / rows.len().max(1) as f32);
         for row in rows {
             let x = &self.x[row * width..(row + 1) * width];
-            for j in (0..width).step_by(S::LANES) {
+            lanes!(S, j in width, {
                 s.write(out, j, s.add(s.read(out, j), s.read(x, j)));
-            }
+            });
         }
-        for j in (0..width).step_by(S::LANES) {
+        lanes!(S, j in width, {
             s.write(out, j, s.mul(s.read(out, j), inverse));
-        }
+        });
     }
 }
 
@@ -65,9 +65,9 @@ impl Task for MeanBackward<'_> {
         for row in rows {
             // SAFETY: a piece is a sequence, and it holds one row at a time.
             let dx = unsafe { self.dx.range(row * width..(row + 1) * width) };
-            for j in (0..width).step_by(S::LANES) {
+            lanes!(S, j in width, {
                 s.write(dx, j, s.mul(s.read(dout, j), inverse));
-            }
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Cpu;
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 
 const PIECE: usize = 1 << 16;
 
@@ -50,9 +50,9 @@ impl Task for AllFinite<'_> {
         let x = &self.x[piece * PIECE..((piece + 1) * PIECE).min(self.x.len())];
         // Zero times a finite number is zero; times anything else it is NaN, and NaN stays.
         let mut sum = s.zero();
-        for i in (0..x.len()).step_by(S::LANES) {
+        lanes!(S, i in x.len(), {
             sum = s.mul_add(s.read(x, i), s.zero(), sum);
-        }
+        });
         if s.reduce_add(sum) != 0.0 {
             self.finite.store(false, Ordering::Relaxed);
         }

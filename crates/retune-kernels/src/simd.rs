@@ -14,7 +14,7 @@ use crate::Isa;
 
 /// Vectors of f32 (`F`), of u32 (`U`) and lane masks (`M`), all of `LANES` lanes.
 ///
-/// Where an operation is given a NaN, `min` and `max` return their second operand, as x86 does.
+/// Given a NaN, `max` returns its second operand, as x86 does.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Rows of the matrix-multiplication tile held in registers.
@@ -51,7 +51,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a · b`
     fn neg_mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    fn min(self, a: Self::F, b: Self::F) -> Self::F;
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     fn sqrt(self, a: Self::F) -> Self::F;
     fn abs(self, a: Self::F) -> Self::F;
@@ -122,6 +121,32 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn zero(self) -> Self::F {
         self.splat(0.0)
     }
+}
+
+/// Runs a block for every vector of `0..length`, its last time for what is left over. Two copies of the block, so that
+/// the one in the loop is known to have whole vectors.
+macro_rules! lanes {
+    ($simd:ident, $at:ident in $length:expr, $body:block) => {{
+        let length = $length;
+        let mut $at = 0;
+        while $at + <$simd as $crate::simd::Simd>::LANES <= length {
+            $body
+            $at += <$simd as $crate::simd::Simd>::LANES;
+        }
+        if $at < length {
+            $body
+        }
+    }};
+}
+pub(crate) use lanes;
+
+/// `to = from`, in vectors: the library's copy is microcode for rows of a few KiB, several times slower here.
+#[inline(always)]
+pub(crate) fn copy<S: Simd>(s: S, from: &[f32], to: &mut [f32]) {
+    let to = &mut to[..from.len()];
+    lanes!(S, i in from.len(), {
+        s.write(to, i, s.read(from, i));
+    });
 }
 
 /// Work that is written for any instruction set.

@@ -1,7 +1,7 @@
 //! Softmax over rows.
 
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, copy, lanes};
 use crate::{Cpu, elementwise, math};
 
 /// The greatest of a row, as a lane-wise maximum and then across lanes; `-inf` if the row is empty.
@@ -9,9 +9,9 @@ use crate::{Cpu, elementwise, math};
 pub(crate) fn greatest<S: Simd>(s: S, x: &[f32]) -> f32 {
     let whole = x.len() / S::LANES * S::LANES;
     let mut most = s.splat(f32::NEG_INFINITY);
-    for j in (0..whole).step_by(S::LANES) {
+    lanes!(S, j in whole, {
         most = s.max(s.read(x, j), most);
-    }
+    });
     x[whole..].iter().fold(s.reduce_max(most), |a, &b| if b > a { b } else { a })
 }
 
@@ -21,11 +21,11 @@ pub(crate) fn exponentials_in_place<S: Simd>(s: S, x: &mut [f32], shift: f32) ->
     let whole = x.len() / S::LANES * S::LANES;
     let shift = s.splat(shift);
     let mut total = s.zero();
-    for j in (0..whole).step_by(S::LANES) {
+    lanes!(S, j in whole, {
         let e = math::exp_negative(s, s.sub(s.read(x, j), shift));
         s.write(x, j, e);
         total = s.add(total, e);
-    }
+    });
     if whole < x.len() {
         let e = math::exp_negative(s, s.sub(s.read(x, whole), shift));
         s.write(x, whole, e);
@@ -49,12 +49,12 @@ impl Task for Softmax<'_> {
             let x = &self.x[at.clone()];
             // SAFETY: pieces do not overlap.
             let y = unsafe { self.y.range(at) };
-            y.copy_from_slice(x);
+            copy(s, x, y);
             let greatest = greatest(s, y);
             let inverse = s.splat(1.0 / exponentials_in_place(s, y, greatest));
-            for j in (0..self.width).step_by(S::LANES) {
+            lanes!(S, j in self.width, {
                 s.write(y, j, s.mul(s.read(y, j), inverse));
-            }
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Attention, block_queries};
 use crate::dropout::Mask;
 use crate::gemm::product::{self, Panels};
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise, math};
 
 /// What forward left, and the gradient that arrives.
@@ -169,9 +169,9 @@ impl Backward<'_> {
         let (out, dout) =
             (&self.kept.out[at..at + self.a.head_dim], &self.kept.dout[at..at + self.a.head_dim]);
         let mut delta = s.zero();
-        for j in (0..out.len()).step_by(S::LANES) {
+        lanes!(S, j in out.len(), {
             delta = s.mul_add(s.read(out, j), s.read(dout, j), delta);
-        }
+        });
         let delta = s.splat(s.reduce_add(delta));
         let log_sum_exp = s.splat(self.kept.log_sum_exp[row * self.a.heads + head]);
         let scale = s.splat(self.a.scale);
@@ -179,21 +179,21 @@ impl Backward<'_> {
             Some(mask) => {
                 let factors = &mut factors[..visible];
                 mask.factors(s, row, head as u32, factors);
-                for j in (0..visible).step_by(S::LANES) {
+                lanes!(S, j in visible, {
                     let p = math::exp_negative(s, s.sub(s.read(probabilities, j), log_sum_exp));
                     let factor = s.read(factors, j);
                     let dp = s.sub(s.mul(s.read(dscores, j), factor), delta);
                     s.write(dscores, j, s.mul(s.mul(p, scale), dp));
                     s.write(probabilities, j, s.mul(p, factor));
-                }
+                });
             }
             None => {
-                for j in (0..visible).step_by(S::LANES) {
+                lanes!(S, j in visible, {
                     let p = math::exp_negative(s, s.sub(s.read(probabilities, j), log_sum_exp));
                     let dp = s.sub(s.read(dscores, j), delta);
                     s.write(dscores, j, s.mul(s.mul(p, scale), dp));
                     s.write(probabilities, j, p);
-                }
+                });
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{Attention, block_queries};
 use crate::dropout::Mask;
 use crate::gemm::product::{self, Panels};
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise, softmax};
 
 /// Queries of a sequence in a piece.
@@ -104,9 +104,9 @@ impl Forward<'_> {
         if let Some(mask) = &self.mask {
             let factors = &mut factors[..visible];
             mask.factors(s, row, head as u32, factors);
-            for j in (0..visible).step_by(S::LANES) {
+            lanes!(S, j in visible, {
                 s.write(scores, j, s.mul(s.read(scores, j), s.read(factors, j)));
-            }
+            });
         }
         if let Some(out) = self.log_sum_exp {
             // SAFETY: a piece owns its rows of its head.
@@ -145,9 +145,9 @@ impl Forward<'_> {
             let at = row * width + head * self.a.head_dim;
             // SAFETY: a piece owns its rows of its head.
             let out = unsafe { self.out.range(at..at + self.a.head_dim) };
-            for j in (0..out.len()).step_by(S::LANES) {
+            lanes!(S, j in out.len(), {
                 s.write(out, j, s.mul(s.read(out, j), s.splat(inverse)));
-            }
+            });
         }
     }
 }

@@ -5,7 +5,7 @@ use super::tile::{Operands, Target};
 use super::{Gemm, Layout};
 use crate::activation::vector;
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task};
+use crate::simd::{Simd, Task, copy, lanes};
 use crate::{Activation, Cpu};
 
 /// The most of k that one tile sums before it adds to C: a panel of B of this depth stays in L1.
@@ -300,13 +300,13 @@ impl Compute<'_> {
             let c = unsafe { self.c.range(at.clone()) };
             if let Some(bias) = self.g.bias {
                 let bias = &bias[columns.clone()];
-                for j in (0..c.len()).step_by(S::LANES) {
+                lanes!(S, j in c.len(), {
                     s.write(c, j, s.add(s.read(c, j), s.read(bias, j)));
-                }
+                });
             }
             if let Some(pre) = self.pre {
                 // SAFETY: as above.
-                unsafe { pre.range(at) }.copy_from_slice(c);
+                copy(s, c, unsafe { pre.range(at) });
             }
             vector::apply_in_place(s, self.g.activation, c);
         }

@@ -80,7 +80,6 @@ impl Simd for Avx2 {
         fn div(self, a: __m256, b: __m256) -> __m256 { _mm256_div_ps(a, b) }
         fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
         fn neg_mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fnmadd_ps(a, b, c) }
-        fn min(self, a: __m256, b: __m256) -> __m256 { _mm256_min_ps(a, b) }
         fn max(self, a: __m256, b: __m256) -> __m256 { _mm256_max_ps(a, b) }
         fn sqrt(self, a: __m256) -> __m256 { _mm256_sqrt_ps(a) }
         fn abs(self, a: __m256) -> __m256 { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }

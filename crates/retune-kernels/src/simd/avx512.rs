@@ -77,7 +77,6 @@ impl Simd for Avx512 {
         fn div(self, a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
         fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
         fn neg_mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
-        fn min(self, a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
         fn max(self, a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
         fn sqrt(self, a: __m512) -> __m512 { _mm512_sqrt_ps(a) }
         fn abs(self, a: __m512) -> __m512 { _mm512_abs_ps(a) }
