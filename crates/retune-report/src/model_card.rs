@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::format::{count, duration, number, parameters, percent};
 use crate::run::{Kind, Run, Split};
-use crate::verdict::{BASELINES, Verdict};
+use crate::verdict::{BASELINES, Verdict, is_main};
 use crate::{ReportError, run};
 
 /// Writes `README.md`, the model card, into a run folder.
@@ -85,6 +85,12 @@ fn markdown(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// Text as Markdown code; what could end the code or look like markup is left out.
+fn code(text: &str) -> String {
+    let kept = text.chars().filter(|character| !character.is_control() && !"`<>".contains(*character));
+    format!("`{}`", kept.collect::<String>())
 }
 
 /// A hub id (`owner/name` or `name`), not a path on somebody's disk.
@@ -217,7 +223,7 @@ fn labels(run: &Run) -> Vec<String> {
 fn model(card: &mut String, run: &Run) {
     let base = run.base_model().map(|name| match hub_id(name) {
         Some(id) if id.contains('/') => format!("[{0}](https://huggingface.co/{0})", id),
-        _ => format!("`{}`", name.replace('`', "")),
+        _ => code(name),
     });
     let what = match run.kind() {
         Kind::Classification => "puts a text into one of the classes below",
@@ -257,7 +263,7 @@ fn results(card: &mut String, run: &Run) {
     let titles: String = baselines.iter().map(|(_, title)| format!(" {title} |")).collect();
     line(card, format_args!("| metric | value | 95% interval |{titles}"));
     line(card, format_args!("|---|--:|--:|{}", "--:|".repeat(baselines.len())));
-    for metric in METRICS {
+    for metric in METRICS.iter().filter(|metric| is_main(run.kind(), metric)) {
         let key = format!("{prefix}{}", metric.name);
         let Some(value) = run.number(&key) else { continue };
         let interval =
@@ -319,7 +325,7 @@ fn training(card: &mut String, run: &Run) {
             .ended
             .as_ref()
             .and_then(|ended| ended.seconds)
-            .map(|seconds| format!("{} on {}", duration(seconds), started.isa));
+            .map(|seconds| format!("{} on {}", duration(seconds), markdown(&started.isa)));
         let facts: Vec<String> = samples.into_iter().chain(seed).chain(took).collect();
         line(card, format_args!("{}.\n", facts.join(", ")));
     }
@@ -334,8 +340,7 @@ fn training(card: &mut String, run: &Run) {
                 )
             },
         );
-        let groups: Vec<String> =
-            stage.trainable_groups.iter().map(|group| format!("`{}`", group.replace('`', ""))).collect();
+        let groups: Vec<String> = stage.trainable_groups.iter().map(|group| code(group)).collect();
         line(
             card,
             format_args!(

@@ -133,7 +133,7 @@ impl SplitPredictions {
             summary.right += usize::from(row.right());
             summary.add_confidences(&row);
             if let (Some(target), Some(prediction)) = (row.target.as_f64(), row.prediction.as_f64()) {
-                if summary.labelled % stride == 0 {
+                if summary.labelled.is_multiple_of(stride) {
                     summary.scatter.push((target, prediction));
                 }
                 if summary.scatter.len() > SCATTER_POINTS {

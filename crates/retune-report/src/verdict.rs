@@ -40,7 +40,27 @@ pub(crate) struct MainResult {
 
 /// The keys that baselines end in and what they are called.
 pub(crate) const BASELINES: [(&str, &str); 3] =
-    [("majority", "majority guess"), ("mean", "always the mean"), ("untrained_head", "untrained head")];
+    [("majority", "majority guess"), ("mean", "guessing the mean"), ("untrained_head", "untrained head")];
+
+/// Metrics that a reader wants first; the others unfold.
+pub(crate) fn is_main(kind: Kind, metric: &Metric) -> bool {
+    let main: &[&str] = match kind {
+        Kind::Classification => {
+            &["accuracy", "balanced_accuracy", "f1", "f1_macro", "mcc", "auroc", "log_loss", "ece"]
+        }
+        Kind::MultiLabel => &[
+            "f1_micro",
+            "f1_macro",
+            "subset_accuracy",
+            "hamming_loss",
+            "average_precision",
+            "log_loss",
+            "ece",
+        ],
+        Kind::Regression => &["rmse", "mae", "r2", "pearson", "spearman"],
+    };
+    main.contains(&metric.name)
+}
 
 impl MainResult {
     /// The number a task is judged by on `split`.
@@ -98,16 +118,15 @@ impl Verdict {
                 format!("{} of {samples}{title} samples right{interval}", percent(result.value))
             }
             (Kind::Regression, _) => {
-                let explained = run.number(&format!("{}r2", split.prefix()));
+                let explained = run.number(&format!("{}r2", split.prefix())).filter(|share| *share > 0.0);
                 let explained = explained
-                    .filter(|share| *share > 0.0)
-                    .map(|share| format!(", explaining {} of the variance", percent(share)))
+                    .map(|share| format!(", {} of the variance explained", percent(share)))
                     .unwrap_or_default();
                 format!(
-                    "Off by {}{} ({}) on {samples}{title} samples{explained}",
+                    "{} {}{} on {samples}{title} samples{explained}",
+                    result.metric.display_name,
                     number(result.value),
-                    interval_text(result.interval),
-                    result.metric.display_name.to_lowercase()
+                    interval_text(result.interval)
                 )
             }
             _ => {
@@ -139,7 +158,7 @@ impl Verdict {
                     .to_owned()
             }
             Standing::BelowBaseline => {
-                "The model is worse than a baseline that looks at no input. Do not use it.".to_owned()
+                "The whole interval is worse than a baseline: do not use this model.".to_owned()
             }
             Standing::Unknown => String::new(),
         };
@@ -176,7 +195,7 @@ fn without_result(run: &Run) -> Verdict {
         Some(format!("Best so far: validation {name} {} at step {}. ", number(best.value?), count(best.step)))
     });
     let conclusion = if run.log.ended.is_none() {
-        "Nothing is known yet about data that was not used for choosing. Continue with `retune resume`."
+        "Nothing is known yet about data that was not used for choosing. It can be continued with retune resume."
     } else {
         "Nothing is known about data that was not used for choosing."
     };

@@ -27,21 +27,34 @@ fn every_kind_of_run_gives_one_well_formed_page_without_script_or_address() {
         let document = well_formed(&html);
         for node in document.descendants().filter(|node| node.is_element()) {
             let element = node.tag_name().name();
-            assert!(!["script", "link", "img", "iframe", "object", "embed"].contains(&element), "{name}: <{element}>");
+            assert!(
+                !["script", "link", "img", "iframe", "object", "embed"].contains(&element),
+                "{name}: <{element}>"
+            );
             for attribute in node.attributes() {
                 assert!(!attribute.name().starts_with("on"), "{name}: {}", attribute.name());
-                assert!(!attribute.value().contains("NaN"), "{name}: {}={}", attribute.name(), attribute.value());
+                assert!(
+                    !attribute.value().contains("NaN"),
+                    "{name}: {}={}",
+                    attribute.name(),
+                    attribute.value()
+                );
                 if attribute.name() == "href" {
                     let target = attribute.value().strip_prefix('#').expect("links stay inside the page");
-                    assert!(document.descendants().any(|node| node.attribute("id") == Some(target)), "{name}: #{target}");
+                    assert!(
+                        document.descendants().any(|node| node.attribute("id") == Some(target)),
+                        "{name}: #{target}"
+                    );
                 }
             }
         }
         assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("url("), "{name}");
-        let cells_have_headers = document
-            .descendants()
-            .filter(|node| node.has_tag_name("table"))
-            .all(|table| table.descendants().any(|node| node.has_tag_name("th") && node.attribute("scope") == Some("col")));
+        let cells_have_headers =
+            document.descendants().filter(|node| node.has_tag_name("table")).all(|table| {
+                table
+                    .descendants()
+                    .any(|node| node.has_tag_name("th") && node.attribute("scope") == Some("col"))
+            });
         assert!(cells_have_headers, "{name}");
         let drawings = document.descendants().filter(|node| node.has_tag_name("svg"));
         for drawing in drawings {
@@ -75,14 +88,24 @@ fn a_model_hardly_better_than_guessing_is_not_called_good() {
 
 #[test]
 fn hostile_texts_labels_and_messages_stay_text() {
-    let attack = "</title></style><script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;\u{0}\u{1b}";
+    let attack =
+        "</title></style><script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;\u{0}\u{1b}";
     let quoted = serde_json::Value::from(attack).to_string();
     let folder = tempfile::tempdir().unwrap();
     common::six_classes(folder.path());
     for file in ["log.jsonl", "metrics.json", "predictions/test.jsonl", "config.json", "load_report.json"] {
         let path = folder.path().join(file);
         let mut text = fs::read_to_string(&path).unwrap();
-        for victim in ["\"refund\"", "\"head\"", "\"everything\"", "\"mail\"", "\"over_length\"", "\"avx2+fma\"", "\"classifier.bias\"", "\"0.1.0\""] {
+        for victim in [
+            "\"refund\"",
+            "\"head\"",
+            "\"everything\"",
+            "\"mail\"",
+            "\"over_length\"",
+            "\"avx2+fma\"",
+            "\"classifier.bias\"",
+            "\"0.1.0\"",
+        ] {
             text = text.replace(victim, &quoted);
         }
         for message in ["Parcel says delivered", "11 of 742 training texts"] {
@@ -98,7 +121,9 @@ fn hostile_texts_labels_and_messages_stay_text() {
     let document = well_formed(&html);
     let elements = || document.descendants().filter(|node| node.is_element());
     assert!(elements().all(|node| !["script", "img"].contains(&node.tag_name().name())));
-    assert!(elements().flat_map(|node| node.attributes()).all(|attribute| !attribute.name().starts_with("on")));
+    assert!(
+        elements().flat_map(|node| node.attributes()).all(|attribute| !attribute.name().starts_with("on"))
+    );
     write_model_card(folder.path()).unwrap();
     let card = fs::read_to_string(folder.path().join("README.md")).unwrap();
     assert!(!card.contains("<script>") && !card.contains("<img"));
@@ -119,7 +144,11 @@ fn damaged_files_are_named_and_the_rest_is_shown() {
     common::six_classes(folder.path());
     fs::write(folder.path().join("metrics.json"), "{\"test_accuracy\": 0.8,").unwrap();
     fs::write(folder.path().join("recipe.lock.toml"), "[model\n").unwrap();
-    fs::write(folder.path().join("log.jsonl"), b"\xff\x00{}\n{\"event\":\"run_started\"}\n{\"event\":\"step_en").unwrap();
+    fs::write(
+        folder.path().join("log.jsonl"),
+        b"\xff\x00{}\n{\"event\":\"run_started\"}\n{\"event\":\"step_en",
+    )
+    .unwrap();
     let html = report(folder.path());
     well_formed(&html);
     for file in ["metrics.json", "recipe.lock.toml", "log.jsonl"] {

@@ -40,8 +40,8 @@ pub(crate) fn heat_map(matrix: &ConfusionMatrix) -> String {
         top + side + 8.0,
         "Confusion matrix: rows are targets, columns are predictions",
     );
-    svg.text("axis-title", (left, 14.0), Anchor::Start, "predicted →");
-    svg.turned_text("axis-title", (14.0, top + side / 2.0), -90.0, Anchor::Middle, "← target");
+    svg.text("axis-title", (left, 14.0), Anchor::Start, "predicted");
+    svg.turned_text("axis-title", (14.0, top + side / 2.0), -90.0, Anchor::Middle, "target");
     let name_class = if classes <= NUMBERED { "cell-name" } else { "cell-name small" };
     let gap = if cell > 10.0 { 1.5 } else { 0.0 };
     for (target, row) in matrix.matrix.iter().enumerate() {

@@ -18,7 +18,7 @@ pub(crate) fn interval_scale(result: &MainResult) -> Option<String> {
     let (width, left, right) = (720.0, 14.0, 14.0);
     let x = Scale::linear(domain, (left, width - right));
     let show = |value: f64| if share { percent(value) } else { number(value) };
-    let axis = 62.0 + 22.0 * result.baselines.len() as f64;
+    let axis = 64.0 + 25.0 * result.baselines.len() as f64;
     let mut svg = Svg::new(width, axis + 26.0, "The result and its 95% interval beside the baselines");
     let (ticks, step) = x.ticks(5);
     for value in ticks {
@@ -50,7 +50,7 @@ pub(crate) fn interval_scale(result: &MainResult) -> Option<String> {
     };
     svg.text("result-label", (at, 20.0), anchor, &format!("this model {}", show(result.value)));
     for (index, (name, value)) in result.baselines.iter().enumerate() {
-        let (at, y) = (x.position(*value), 70.0 + 22.0 * index as f64);
+        let (at, y) = (x.position(*value), 72.0 + 25.0 * index as f64);
         svg.line("stem", (at, y), (at, axis));
         svg.circle("dot baseline", (at, y), 4.5, None);
         let text = format!("{name} {}", show(*value));

@@ -56,7 +56,7 @@ pub(super) fn section(run: &Run) -> Section {
 }
 
 fn table(html: &mut String, classes: &[ClassScores]) {
-    html.push_str("<div class=\"scroll\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">Name</th><th scope=\"col\">F1</th><th scope=\"col\" class=\"n\">Precision</th><th scope=\"col\" class=\"n\">Recall</th><th scope=\"col\" class=\"n\">Samples</th></tr></thead>\n<tbody>\n");
+    html.push_str("<div class=\"scroll\" tabindex=\"0\"><table class=\"compact\">\n<thead><tr><th scope=\"col\">Name</th><th scope=\"col\">F1</th><th scope=\"col\" class=\"n\">Precision</th><th scope=\"col\" class=\"n\">Recall</th><th scope=\"col\" class=\"n\">Samples</th></tr></thead>\n<tbody>\n");
     let shown = |value: Option<f64>| value.map_or("–".to_owned(), number);
     for class in classes {
         put(

@@ -106,11 +106,9 @@ fn warnings(page: &mut String, run: &Run) {
     notes.extend(run.damaged.iter().map(|reason| (format!("This file could not be read. {reason}"), "")));
     let unreadable = run.log.unreadable_lines;
     if unreadable > 0 {
-        let lines = if unreadable == 1 { "One line" } else { "Some lines" };
+        let lines = if unreadable == 1 { "One line".to_owned() } else { format!("{unreadable} lines") };
         notes.push((
-            format!(
-                "{lines} of log.jsonl could not be read ({unreadable}); an interrupted write leaves one."
-            ),
+            format!("{lines} of log.jsonl could not be read; an interrupted write leaves one behind."),
             "",
         ));
     }

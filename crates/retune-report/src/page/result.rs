@@ -6,7 +6,7 @@ use super::{Section, figure, put};
 use crate::charts::{histogram, interval_scale, reliability_diagram, scatter};
 use crate::format::{Escaped, number, percent, percent_range};
 use crate::run::{Kind, Run, Split};
-use crate::verdict::{BASELINES, MainResult};
+use crate::verdict::{BASELINES, MainResult, is_main};
 
 /// The result on a number line with its baselines.
 pub(super) fn scale(page: &mut String, run: &Run) {
@@ -36,25 +36,45 @@ fn shown_range(metric: &Metric, low: f64, high: f64) -> String {
 pub(super) fn section(run: &Run) -> Section {
     let mut html = String::new();
     if let Some(split) = run.result_split() {
-        table(&mut html, run, split);
+        put(
+            &mut html,
+            format_args!(
+                "<p class=\"lead\">Measured on {} data. An interval holds the true value with 95% confidence; an arrow says which way is better.</p>\n",
+                split.title()
+            ),
+        );
+        tables(&mut html, run, split);
         regression_charts(&mut html, run, split);
         let both = split == Split::Test
             && METRICS.iter().any(|metric| run.number(&format!("eval_{}", metric.name)).is_some());
         if both {
             html.push_str("<details class=\"more\"><summary>The same on validation data</summary><div>\n");
-            table(&mut html, run, Split::Validation);
+            tables(&mut html, run, Split::Validation);
             html.push_str("</div></details>\n");
         }
     }
     Section { id: "result", title: "Result", html }
 }
 
-fn table(html: &mut String, run: &Run, split: Split) {
+/// The main metrics with their definitions and, folded away, the rest.
+fn tables(html: &mut String, run: &Run, split: Split) {
+    let key = |metric: &Metric| format!("{}{}", split.prefix(), metric.name);
+    let measured = METRICS.iter().filter(|metric| run.metrics.contains_key(&key(metric)));
+    let (main, rest): (Vec<&Metric>, Vec<&Metric>) = measured.partition(|metric| is_main(run.kind(), metric));
+    let (first, second) = if main.is_empty() { (rest, main) } else { (main, rest) };
+    table(html, run, split, &first);
+    if !second.is_empty() {
+        put(
+            html,
+            format_args!("<details class=\"more\"><summary>{} more metrics</summary><div>\n", second.len()),
+        );
+        table(html, run, split, &second);
+        html.push_str("</div></details>\n");
+    }
+}
+
+fn table(html: &mut String, run: &Run, split: Split, measured: &[&Metric]) {
     let prefix = split.prefix();
-    let measured: Vec<&Metric> = METRICS
-        .iter()
-        .filter(|metric| run.metrics.contains_key(&format!("{prefix}{}", metric.name)))
-        .collect();
     let baselines: Vec<(&str, &str)> = BASELINES
         .into_iter()
         .filter(|(suffix, _)| {
@@ -64,14 +84,6 @@ fn table(html: &mut String, run: &Run, split: Split) {
         })
         .collect();
     let intervals = measured.iter().any(|metric| run.interval(&format!("{prefix}{}", metric.name)).is_some());
-    put(
-        html,
-        format_args!(
-            "<p class=\"lead\">Measured on {} data. {}An arrow says which way is better.</p>\n",
-            split.title(),
-            if intervals { "The interval holds the true value with 95% confidence. " } else { "" }
-        ),
-    );
     put(
         html,
         format_args!(
@@ -95,7 +107,7 @@ fn table(html: &mut String, run: &Run, split: Split) {
         put(
             html,
             format_args!(
-                "<tr><th scope=\"row\">{} {arrow}<span class=\"definition\">{}</span></th><td class=\"n\"><strong>{value}</strong></td>",
+                "<tr><th scope=\"row\" class=\"name\">{} {arrow}<span class=\"definition\">{}</span></th><td class=\"n\"><strong>{value}</strong></td>",
                 metric.display_name, metric.definition
             ),
         );
@@ -119,13 +131,13 @@ fn regression_charts(html: &mut String, run: &Run, split: Split) {
     else {
         return;
     };
-    html.push_str("<h3>Predicted against true</h3>\n<div class=\"pair\">\n");
+    html.push_str("<div class=\"pair\" style=\"margin-top:40px\">\n");
     if let Some(chart) = scatter(&rows.scatter) {
         figure(html, "Predictions", "On the dashed line a prediction is exactly right.", &chart, "");
     }
     let errors: Vec<f64> = rows.scatter.iter().map(|(target, prediction)| prediction - target).collect();
     if let Some(chart) = histogram(&errors, "Distribution of errors") {
-        figure(html, "Errors", "Centred on zero: the model is not biased one way.", &chart, "");
+        figure(html, "Errors", "Centred on zero where the model is not biased one way.", &chart, "");
     }
     html.push_str("</div>\n");
 }

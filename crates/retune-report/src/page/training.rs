@@ -19,10 +19,7 @@ pub(super) fn section(run: &Run) -> Section {
     learning_rate_chart(&mut charts, run, &marks);
     gradient_chart(&mut charts, run, &marks);
     if !charts.is_empty() {
-        put(
-            &mut html,
-            format_args!("<h3 class=\"hidden\">Curves</h3>\n<div class=\"pair\">\n{charts}</div>\n"),
-        );
+        put(&mut html, format_args!("<div class=\"pair\">\n{charts}</div>\n"));
     }
     Section { id: "training", title: "Training", html }
 }
@@ -95,7 +92,7 @@ fn stages(html: &mut String, run: &Run) {
         let share = share.map(|(trained, total)| percent(trained as f64 / total as f64)).unwrap_or_default();
         put(html, format_args!("<td class=\"n\">{trained}{total}</td><td class=\"n\">{share}</td></tr>\n"));
     }
-    html.push_str("</tbody></table></div>\n<p></p>\n");
+    html.push_str("</tbody></table></div>\n");
 }
 
 fn listed(groups: &[String]) -> String {
@@ -224,7 +221,7 @@ fn metric_chart(html: &mut String, run: &Run, marks: &[Mark]) {
             ),
             None => "On validation data.".to_owned(),
         };
-        figure(html, "Validation metrics", &explanation, &drawing, &legend(&rows, marks));
+        figure(html, "Validation metrics", &explanation, &drawing, &legend(&rows, &[]));
     }
 }
 
@@ -334,7 +331,7 @@ fn gradient_chart(html: &mut String, run: &Run, marks: &[Mark]) {
     if let Some(drawing) = chart(run, "Gradient norm per step", series, marks, (0.0, f64::INFINITY), false) {
         let clipping = run.recipe_value("optimizer.max_grad_norm").and_then(toml_number);
         let explanation = match clipping {
-            Some(limit) if limit > 0.0 => format!("Before clipping to {}.", number(limit)),
+            Some(limit) if limit > 0.0 => format!("Before clipping to {limit}."),
             _ => "Norm over all trained parameters.".to_owned(),
         };
         figure(
@@ -342,7 +339,7 @@ fn gradient_chart(html: &mut String, run: &Run, marks: &[Mark]) {
             "Gradient norm",
             &explanation,
             &drawing,
-            &legend(&[("series-3", "", "moving average")], marks),
+            &legend(&[("series-3", "", "moving average")], &[]),
         );
     }
 }

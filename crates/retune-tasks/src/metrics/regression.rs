@@ -63,6 +63,9 @@ impl RegressionTable {
     }
 
     fn r_squared(&self, weights: &[u32]) -> Option<f64> {
+        if constant(weights, &self.targets) {
+            return None;
+        }
         let mean = weighted_mean(weights, |index| self.targets[index])?;
         let variance = weighted_mean(weights, |index| (self.targets[index] - mean).powi(2))?;
         ratio(self.mean_squared_error(weights)?, variance).map(|unexplained| 1.0 - unexplained)
@@ -120,8 +123,19 @@ fn ranks(values: &[f64], order: &[u32], weights: &[u32]) -> Vec<f64> {
     ranks
 }
 
+/// Whether all samples that count have the same value.
+fn constant(weights: &[u32], values: &[f64]) -> bool {
+    let mut counted = values.iter().zip(weights).filter(|(_, weight)| **weight > 0).map(|(value, _)| value);
+    let first = counted.next();
+    counted.all(|value| Some(value) == first)
+}
+
 /// Weighted linear correlation; undefined when either side is constant.
 fn correlation(weights: &[u32], a: &[f64], b: &[f64]) -> Option<f64> {
+    // Rounding in the mean gives a constant a tiny variance; asking the values themselves does not.
+    if constant(weights, a) || constant(weights, b) {
+        return None;
+    }
     let mean_a = weighted_mean(weights, |index| a[index])?;
     let mean_b = weighted_mean(weights, |index| b[index])?;
     let variance_a = weighted_mean(weights, |index| (a[index] - mean_a).powi(2))?;
@@ -180,6 +194,7 @@ mod tests {
     #[test]
     fn a_constant_has_no_correlation_and_explains_nothing() {
         assert_eq!(pearson_correlation(&[1.0, 2.0], &[3.0, 3.0]), None);
+        assert_eq!(pearson_correlation(&[1.0, 2.0, 5.0], &[0.1, 0.1, 0.1]), None);
         assert_eq!(r_squared(&[2.0, 2.0], &[1.0, 3.0]), None);
         assert_eq!(mean_squared_error(&[], &[]), None);
     }
