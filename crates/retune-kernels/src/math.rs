@@ -16,11 +16,11 @@ pub(crate) fn exp_negative<S: Simd>(s: S, x: S::F) -> S::F {
     let r = s.neg_mul_add(n, s.splat(-2.121_944_4e-4), r);
     // 1 + r + r²·Q(r), Q fitted to 3e-9 of e^r.
     const Q: [f32; 5] = [0.499_999_94, 0.166_665_2, 0.041_668_4, 0.008_368_852, 0.001_381_432];
-    let mut q = s.splat(Q[4]);
-    for i in (0..4).rev() {
-        q = s.mul_add(q, r, s.splat(Q[i]));
-    }
-    let p = s.mul_add(s.mul_add(q, r, s.splat(1.0)), r, s.splat(1.0));
+    // Pairs first (Estrin): the chain of dependent operations is what limits these functions.
+    let square = s.mul(r, r);
+    let low = s.mul_add(s.splat(Q[1]), r, s.splat(Q[0]));
+    let high = s.mul_add(s.splat(Q[4]), square, s.mul_add(s.splat(Q[3]), r, s.splat(Q[2])));
+    let p = s.mul_add(s.mul_add(high, square, low), square, s.add(r, s.splat(1.0)));
     s.select(s.less(x, s.splat(LOWEST)), s.zero(), s.scale_by_power_of_two(p, n))
 }
 
@@ -44,10 +44,10 @@ pub(crate) fn normal<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     let one = s.splat(1.0);
     let z = s.mul(s.abs(x), s.splat(std::f32::consts::FRAC_1_SQRT_2));
     let t = s.div(one, s.mul_add(z, s.splat(0.3), one));
-    let mut p = s.splat(P[8]);
-    for i in (0..8).rev() {
-        p = s.mul_add(p, t, s.splat(P[i]));
-    }
+    let (t2, pair) = (s.mul(t, t), |i: usize| s.mul_add(s.splat(P[i + 1]), t, s.splat(P[i])));
+    let t4 = s.mul(t2, t2);
+    let (low, high) = (s.mul_add(pair(2), t2, pair(0)), s.mul_add(pair(6), t2, pair(4)));
+    let p = s.mul_add(s.mul_add(s.splat(P[8]), t4, high), t4, low);
     let bell = exp_negative(s, s.mul(s.mul(x, x), s.splat(-0.5)));
     let tail = s.mul(s.mul(bell, s.splat(0.5)), s.mul(p, t));
     (s.select(s.less(x, s.zero()), tail, s.sub(one, tail)), bell)

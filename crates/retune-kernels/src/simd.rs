@@ -129,7 +129,7 @@ macro_rules! lanes {
     ($simd:ident, $at:ident in $length:expr, $body:block) => {{
         let length = $length;
         let mut $at = 0;
-        while $at + <$simd as $crate::simd::Simd>::LANES <= length {
+        while length - $at >= <$simd as $crate::simd::Simd>::LANES {
             $body
             $at += <$simd as $crate::simd::Simd>::LANES;
         }
