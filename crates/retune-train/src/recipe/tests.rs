@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::keys::{KEYS, Kind, SECTIONS};
 use super::*;
 
@@ -14,6 +16,27 @@ fn parse(text: &str) -> Result<Recipe, RecipeError> {
 
 fn recipe(text: &str) -> Recipe {
     parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A folder of one test, removed at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("retune-recipe-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 #[test]
@@ -80,9 +103,9 @@ fn other_names_of_a_schedule_are_read_as_its_own() {
 
 #[test]
 fn a_file_that_stands_beside_the_recipe_is_taken_from_there() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new("beside");
     std::fs::write(folder.path().join("train.csv"), "").unwrap();
-    std::fs::create_dir(folder.path().join("tiny")).unwrap();
+    std::fs::create_dir_all(folder.path().join("tiny")).unwrap();
     let text = "[model]\nname_or_path = \"tiny\"\n[data]\ntrain = \"train.csv\"\ntest = \"elsewhere.csv\"";
     let mut recipe = recipe(text);
     recipe.resolve_paths(folder.path());
@@ -94,7 +117,7 @@ fn a_file_that_stands_beside_the_recipe_is_taken_from_there() {
 
 #[test]
 fn a_recipe_is_loaded_from_a_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new("load");
     let path = folder.path().join("recipe.toml");
     std::fs::write(&path, format!("\u{feff}{LEAST}")).unwrap();
     assert_eq!(Recipe::load(&path, &["seed=7".to_owned()]).unwrap().train.seed, 7);
