@@ -26,9 +26,8 @@ pub enum Activation {
 pub(crate) mod vector {
     use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
-    use super::Activation;
     use crate::math;
-    use crate::simd::{Simd, lanes};
+    use crate::simd::Simd;
 
     /// An activation known while compiling, so that the choice stands outside the loop.
     pub(crate) trait Function {
@@ -144,21 +143,6 @@ pub(crate) mod vector {
         };
     }
     pub(crate) use with_activation;
-
-    /// `x = act(x)`
-    #[inline(always)]
-    pub(crate) fn apply_in_place<S: Simd>(s: S, activation: Activation, x: &mut [f32]) {
-        if activation != Activation::Identity {
-            with_activation!(activation, in_place(s, x));
-        }
-    }
-
-    #[inline(always)]
-    fn in_place<S: Simd, A: Function>(s: S, x: &mut [f32]) {
-        lanes!(S, i in x.len(), {
-            s.write(x, i, A::value(s, s.read(x, i)));
-        });
-    }
 }
 
 use vector::{Function, with_activation};

@@ -1,11 +1,13 @@
 //! How a matrix product is cut into blocks, packed and handed to threads.
 
+use std::ops::Range;
+
 use super::pack::{self, Source};
 use super::tile::{Operands, Target};
 use super::{Gemm, Layout};
-use crate::activation::vector;
+use crate::activation::vector::{Function, with_activation};
 use crate::scratch::Shared;
-use crate::simd::{Simd, Task, copy, lanes};
+use crate::simd::{Simd, Task, lanes};
 use crate::{Activation, Cpu};
 
 /// The most of k that one tile sums before it adds to C: a panel of B of this depth stays in L1.
@@ -160,7 +162,7 @@ impl<'a> Side<'a> {
 
 struct Pack<'a> {
     depths: Depths,
-    blocks: std::ops::Range<usize>,
+    blocks: Range<usize>,
     sides: [Side<'a>; 2],
 }
 
@@ -198,9 +200,9 @@ struct Compute<'a> {
     packed_a: Option<&'a [f32]>,
     packed_b: Option<&'a [f32]>,
     depths: Depths,
-    blocks: std::ops::Range<usize>,
-    rows: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    blocks: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
     piece_rows: usize,
     piece_columns: usize,
     c: Shared<'a, f32>,
@@ -222,6 +224,8 @@ impl Task for Compute<'_> {
         let rows = row..(row + self.piece_rows).min(self.rows.end);
         let columns = column..(column + self.piece_columns).min(self.columns.end);
         let n = self.g.n;
+        let with_epilogue =
+            self.g.bias.is_some() || self.pre.is_some() || self.g.activation != Activation::Identity;
 
         // Panels packed on the spot: one of B for every column panel, one of A at the edge of an unpacked A.
         let mut own_b = self.cpu.scratch(if self.packed_b.is_none() { S::TILE_COLUMNS * K_BLOCK } else { 0 });
@@ -277,38 +281,35 @@ impl Task for Compute<'_> {
                     // SAFETY: both panels hold `depth` steps of a whole tile, as their slicing checked; the target's
                     // rows and columns are this piece's own and lie within C.
                     unsafe { s.tile(&operands, &target) };
+                    if with_epilogue && block + 1 == self.depths.blocks {
+                        let (rows, columns) = (row..row + target.rows, column..column + target.columns);
+                        with_activation!(self.g.activation, finish(s, self, rows, columns));
+                    }
                 }
             }
-        }
-        if self.blocks.end == self.depths.blocks {
-            self.finish(s, rows, columns);
         }
     }
 }
 
-impl Compute<'_> {
-    /// Bias and activation, while the piece is still in cache.
-    #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) {
-        if self.g.bias.is_none() && self.pre.is_none() && self.g.activation == Activation::Identity {
-            return;
-        }
-        let n = self.g.n;
-        for row in rows {
-            let at = row * n + columns.start..row * n + columns.end;
-            // SAFETY: rows and columns are this piece's own.
-            let c = unsafe { self.c.range(at.clone()) };
-            if let Some(bias) = self.g.bias {
-                let bias = &bias[columns.clone()];
-                lanes!(S, j in c.len(), {
-                    s.write(c, j, s.add(s.read(c, j), s.read(bias, j)));
-                });
+/// Bias and activation of one tile, while it is still in L1.
+#[inline(always)]
+fn finish<S: Simd, A: Function>(s: S, task: &Compute, rows: Range<usize>, columns: Range<usize>) {
+    let bias = task.g.bias.map(|bias| &bias[columns.clone()]);
+    for row in rows {
+        let at = row * task.g.n + columns.start..row * task.g.n + columns.end;
+        // SAFETY: rows and columns are this piece's own.
+        let c = unsafe { task.c.range(at.clone()) };
+        // SAFETY: as above.
+        let mut pre = task.pre.map(|pre| unsafe { pre.range(at) });
+        lanes!(S, j in c.len(), {
+            let mut value = s.read(c, j);
+            if let Some(bias) = bias {
+                value = s.add(value, s.read(bias, j));
             }
-            if let Some(pre) = self.pre {
-                // SAFETY: as above.
-                copy(s, c, unsafe { pre.range(at) });
+            if let Some(pre) = &mut pre {
+                s.write(pre, j, value);
             }
-            vector::apply_in_place(s, self.g.activation, c);
-        }
+            s.write(c, j, A::value(s, value));
+        });
     }
 }
