@@ -1,4 +1,4 @@
-//! Writes a synthetic run folder of every kind with its report and model card, to look at:
+//! Writes a synthetic run folder of every kind with its report, model card and event file, to look at:
 //! `cargo run -p retune-report --example gallery -- /tmp/gallery`
 
 #[path = "../tests/common/mod.rs"]
@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         write(&folder);
         retune_report::write_report(&folder)?;
         retune_report::write_model_card(&folder)?;
+        retune_report::write_tensorboard(&folder, &folder.join("tensorboard"))?;
     }
     Ok(())
 }

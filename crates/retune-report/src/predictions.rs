@@ -39,7 +39,7 @@ pub struct PredictionRow {
 }
 
 impl PredictionRow {
-    /// Target minus prediction's distance for numbers; `None` for names.
+    /// Distance between prediction and target where both are numbers.
     pub fn error(&self) -> Option<f64> {
         Some((self.prediction.as_f64()? - self.target.as_f64()?).abs())
     }

@@ -7,6 +7,7 @@ use crate::verdict::MainResult;
 /// A number line with the result, its interval and its baselines.
 pub(crate) fn interval_scale(result: &MainResult) -> Option<String> {
     let share = result.metric.range == (0.0, 1.0);
+    let percents = result.metric.name == "accuracy";
     let domain = if share {
         (0.0, 1.0)
     } else {
@@ -17,14 +18,14 @@ pub(crate) fn interval_scale(result: &MainResult) -> Option<String> {
     };
     let (width, left, right) = (720.0, 14.0, 14.0);
     let x = Scale::linear(domain, (left, width - right));
-    let show = |value: f64| if share { percent(value) } else { number(value) };
+    let show = |value: f64| if percents { percent(value) } else { number(value) };
     let axis = 64.0 + 25.0 * result.baselines.len() as f64;
     let mut svg = Svg::new(width, axis + 26.0, "The result and its 95% interval beside the baselines");
     let (ticks, step) = x.ticks(5);
     for value in ticks {
         let at = x.position(value);
         svg.line("grid", (at, 34.0), (at, axis));
-        let label = if share { format!("{:.0}%", 100.0 * value) } else { tick(value, step) };
+        let label = if percents { format!("{:.0}%", 100.0 * value) } else { tick(value, step) };
         let anchor = if at < left + 10.0 {
             Anchor::Start
         } else if at > width - right - 10.0 {

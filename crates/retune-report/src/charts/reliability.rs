@@ -8,7 +8,7 @@ use crate::svg::{Anchor, Scale, Svg};
 /// Bars of the share right per confidence bin against the diagonal of a perfectly calibrated model.
 pub(crate) fn reliability_diagram(bins: &[ReliabilityBin], vertical_title: &str) -> Option<String> {
     let most = bins.iter().map(|bin| bin.count).max().filter(|&most| most > 0)?;
-    let (width, left, right, top, plot, strip) = (460.0, 50.0, 14.0, 14.0, 300.0, 54.0);
+    let (width, left, right, top, plot, strip) = (460.0, 70.0, 14.0, 14.0, 290.0, 54.0);
     let height = top + plot + 22.0 + strip + 40.0;
     let x = Scale::linear((0.0, 1.0), (left, width - right));
     let y = Scale::linear((0.0, 1.0), (top + plot, top));

@@ -4,7 +4,7 @@ use crate::format::{count, number, tick};
 use crate::svg::{Anchor, Scale, Svg, padded};
 
 const WIDTH: f64 = 460.0;
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 62.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;

@@ -191,7 +191,7 @@ pub(super) fn calibration(run: &Run) -> Section {
                 let direction =
                     if temperature > 1.0 { "too sure of itself" } else { "less sure than it could be" };
                 let text = format!(
-                    "On validation data the model was {direction}. Dividing its logits by {} before the softmax makes its confidence fit best; predictions stay the same.",
+                    "On validation data the model was {direction}. Dividing its logits by {} before the softmax fits its confidence to that data; predictions stay the same.",
                     number(temperature)
                 );
                 put(&mut html, format_args!("<p class=\"lead\">{}</p>\n", Escaped(&text)));
