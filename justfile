@@ -1,0 +1,52 @@
+# Every chore of the project. `just` alone lists them.
+
+# A Python with torch, transformers, peft, safetensors, numpy, scikit-learn, scipy and pyarrow (fixtures/README.md).
+python := env("RETUNE_PYTHON", "python3")
+
+[private]
+default:
+    @just --list --unsorted
+
+# Everything CI checks but the tests: format, lints, licences, spelling, documentation
+check: && docs
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny check licenses bans sources
+    typos
+
+# All tests, as the README has it; `just test -p retune-data` for one crate
+test *arguments:
+    cargo test {{ if arguments == "" { "--workspace" } else { arguments } }}
+
+# API documentation, without warnings
+docs *arguments:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps {{ arguments }}
+
+# docs/recipe.md from the types
+recipe-reference:
+    RETUNE_WRITE_DOCS=1 cargo test -p retune-train recipe_reference
+
+# Beside PyTorch on this machine, into BENCHMARKS.md (bench/README.md says what it needs)
+bench *arguments:
+    cargo build --release
+    {{ python }} bench/compare.py {{ arguments }}
+
+# One kernel after the other, beside PyTorch's
+bench-kernels *arguments:
+    cargo run --release -p retune-kernels --example kernel_bench -- {{ arguments }}
+
+# The golden files anew. Look at the diff: a number that changed is a question
+fixtures:
+    {{ python }} fixtures/counter.py > fixtures/counter.json
+    {{ python }} fixtures/models/make_golden.py
+    {{ python }} fixtures/checkpoint/make_checkpoints.py
+    {{ python }} fixtures/tokenize/make_golden.py
+    {{ python }} fixtures/data/make_tables.py
+    {{ python }} fixtures/metrics/make_metrics_golden.py
+    {{ python }} fixtures/schedules/make_schedules_golden.py > fixtures/schedules/schedules_golden.json
+    ruff check fixtures bench
+    ruff format --check fixtures bench
+
+# Look for crashes in a reader (pickle, safetensors); needs a nightly compiler and cargo-fuzz
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{ target }} -- -malloc_limit_mb=512 -max_total_time={{ seconds }}
