@@ -114,7 +114,7 @@ impl Task for CrossEntropy<'_> {
     }
 }
 
-/// Binary cross-entropy of every column, meaned over a row's columns; `pos_weights` `[classes]` weighs positives.
+/// Binary cross-entropy of every column, averaged over a row's columns; `pos_weights` `[classes]` weighs positives.
 #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn bce_with_logits(
     _cpu: &Cpu,
@@ -159,7 +159,7 @@ pub fn bce_with_logits(
     }
 }
 
-/// Squared error, meaned over a row's columns.
+/// Squared error, averaged over a row's columns.
 pub fn mse(
     _cpu: &Cpu,
     width: usize,
