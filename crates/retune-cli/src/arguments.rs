@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand};
 /// Fine-tune pretrained models on your own data.
 #[derive(Debug, Parser)]
 #[command(name = "retune", version, about, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong use or recipe, 3 data refused, 4 stopped by a signal \
-                        with a checkpoint written.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong use or recipe, 3 data refused, 4 stopped by a signal \
+                        with a checkpoint written."
+)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -20,6 +22,8 @@ pub struct Arguments {
 pub enum Command {
     /// Fine-tune a model: recipe in, run folder out.
     Fit(Fit),
+    /// Time training steps on random input of a given shape: what this machine needs for a model.
+    Bench(crate::commands::bench::Bench),
     /// Go on with a run that was stopped or killed, to the very weights it would have had.
     Resume(Resume),
 }

@@ -117,7 +117,9 @@ impl Listener for Console {
                 self.start_bar(run.total_steps);
             }
             Event::RunResumed { step } => self.say(&format!("going on from step {step}")),
-            Event::StageEntered { name, trainable_parameters, total_parameters, trainable_groups, .. } => {
+            Event::StageEntered {
+                name, trainable_parameters, total_parameters, trainable_groups, ..
+            } => {
                 self.say(&format!(
                     "stage {name}: training {:.2} M of {:.2} M parameters in {} layer groups",
                     *trainable_parameters as f64 / 1e6,
@@ -139,17 +141,22 @@ impl Listener for Console {
                     }
                     None => {
                         let left = self.total_steps.saturating_sub(*step);
-                        let total = if self.total_steps > 0 { format!("/{}", self.total_steps) } else { String::new() };
+                        let total = if self.total_steps > 0 {
+                            format!("/{}", self.total_steps)
+                        } else {
+                            String::new()
+                        };
                         let _ = left;
                         eprintln!("step {step}{total}  epoch {epoch:.2}  {text}");
                     }
                 }
             }
             Event::EvalEnded { step, epoch, split, metrics, .. } => {
-                let shown: Vec<String> = ["loss", "accuracy", "f1_macro", "f1_micro", "matthews_correlation", "mse", "pearson"]
-                    .iter()
-                    .filter_map(|&name| Some(percent_or_number(name, metrics.get(name)?.as_f64()?)))
-                    .collect();
+                let shown: Vec<String> =
+                    ["loss", "accuracy", "f1_macro", "f1_micro", "matthews_correlation", "mse", "pearson"]
+                        .iter()
+                        .filter_map(|&name| Some(percent_or_number(name, metrics.get(name)?.as_f64()?)))
+                        .collect();
                 self.say(&format!("{split} at step {step} (epoch {epoch:.2}): {}", shown.join("  ")));
             }
             Event::Warning { message, .. } => self.say(&format!("warning: {message}")),

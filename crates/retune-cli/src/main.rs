@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Fit(fit) => commands::fit::run(&fit),
+        Command::Bench(bench) => commands::bench::run(&bench),
         Command::Resume(resume) => commands::resume::run(&resume),
     };
     match result {

@@ -10,8 +10,8 @@ mod roberta;
 
 use std::sync::Arc;
 
-use retune_checkpoint::ModelConfig;
 use retune_autograd::Var;
+use retune_checkpoint::ModelConfig;
 use retune_nn::{Forward, Linear, ParameterBuilder, Rows};
 
 pub use encoder::EncoderSizes;

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use retune_autograd::Gradients;
-use retune_kernels::{Cpu, Isa};
 use retune_checkpoint::ModelConfig;
+use retune_kernels::{Cpu, Isa};
 use retune_models::text::{
     HeadOverrides, LoraConfig, LoraTarget, TextClassifier, TextClassifierParts, TokenBatch,
 };

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::metrics::{
-    Classification, EvaluationOptions, EvaluationReport, MetricsError, MultiLabel, Regression, evaluate_classification,
-    evaluate_multi_label, evaluate_regression,
+    Classification, EvaluationOptions, EvaluationReport, MetricsError, MultiLabel, Regression,
+    evaluate_classification, evaluate_multi_label, evaluate_regression,
 };
 
 /// What the outputs mean, under Hugging Face's names.
@@ -71,7 +71,13 @@ impl ClassificationTask {
     ///
     /// # Panics
     /// If a target is not of this task's kind; the dataset was checked against the task.
-    pub fn loss(&self, context: &Context, logits: &Tensor, targets: &[&Target], total_weight: f32) -> BatchLoss {
+    pub fn loss(
+        &self,
+        context: &Context,
+        logits: &Tensor,
+        targets: &[&Target],
+        total_weight: f32,
+    ) -> BatchLoss {
         let (rows, width) = (logits.rows(), logits.width());
         let mut dlogits = vec![0.0; rows * width];
         let mut per_sample = vec![0.0; rows];
@@ -83,7 +89,9 @@ impl ClassificationTask {
                 ProblemType::SingleLabelClassification => {
                     let classes: Vec<u32> = targets.iter().map(|target| class_of(target)).collect();
                     let smoothing = self.label_smoothing;
-                    kernels::cross_entropy(cpu, width, values, &classes, &weights, smoothing, losses, dlogits);
+                    kernels::cross_entropy(
+                        cpu, width, values, &classes, &weights, smoothing, losses, dlogits,
+                    );
                 }
                 ProblemType::MultiLabelClassification => {
                     let hot: Vec<f32> = targets.iter().flat_map(|target| multi_hot(target, width)).collect();
@@ -110,7 +118,9 @@ impl ClassificationTask {
                 let sum: f64 = exponentials.iter().sum();
                 exponentials.iter().map(|value| value / sum).collect()
             }
-            ProblemType::MultiLabelClassification => logits.map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+            ProblemType::MultiLabelClassification => {
+                logits.map(|logit| 1.0 / (1.0 + (-logit).exp())).collect()
+            }
             ProblemType::Regression => logits.collect(),
         }
     }
@@ -119,8 +129,13 @@ impl ClassificationTask {
     /// `value`/`values` (regression), and all `scores` by name.
     pub fn prediction(&self, logits: &[f32]) -> Map<String, Value> {
         let scores = self.scores(logits);
-        let by_name: Map<String, Value> =
-            self.labels.names().iter().zip(&scores).map(|(name, &score)| (name.clone(), json!(score))).collect();
+        let by_name: Map<String, Value> = self
+            .labels
+            .names()
+            .iter()
+            .zip(&scores)
+            .map(|(name, &score)| (name.clone(), json!(score)))
+            .collect();
         let mut row = Map::new();
         match self.problem_type {
             ProblemType::SingleLabelClassification => {

@@ -104,10 +104,8 @@ fn write_named(
     path: &Path,
     rename: impl Fn(&str) -> Option<String>,
 ) -> Result<(), TrainError> {
-    let named: Vec<(String, retune_nn::ParameterId)> = store
-        .ids()
-        .filter_map(|id| rename(&store.declaration(id).name).map(|name| (name, id)))
-        .collect();
+    let named: Vec<(String, retune_nn::ParameterId)> =
+        store.ids().filter_map(|id| rename(&store.declaration(id).name).map(|name| (name, id))).collect();
     let tensors: Vec<NamedTensor<'_>> = named
         .iter()
         .map(|(name, id)| NamedTensor {
@@ -155,9 +153,7 @@ pub(crate) fn write_adapter(
     let adapter = folder.path("adapter");
     std::fs::create_dir_all(&adapter).map_err(TrainError::io(&adapter))?;
     let head = store.groups().len() - 1;
-    let in_head = |name: &str| {
-        store.find(name).is_some_and(|id| store.declaration(id).group == head)
-    };
+    let in_head = |name: &str| store.find(name).is_some_and(|id| store.declaration(id).group == head);
     write_named(store, &adapter.join("adapter_model.safetensors"), |name| {
         (name.contains(".lora_") || in_head(name)).then(|| format!("base_model.model.{name}"))
     })?;

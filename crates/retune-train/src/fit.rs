@@ -84,7 +84,8 @@ pub fn fit(
         let mut tell = |event: Event| listeners.iter_mut().for_each(|listener| listener.on_event(&event));
         prepare(&recipe, &options.prepare, &mut tell)?
     };
-    let folder = RunFolder::create(&prepared.recipe.train.output_dir, prepared.recipe.train.overwrite_output_dir)?;
+    let folder =
+        RunFolder::create(&prepared.recipe.train.output_dir, prepared.recipe.train.overwrite_output_dir)?;
     write_lock(&folder, &prepared, options)?;
     folder.write_json(RunFolder::LOAD_REPORT, &prepared.load_report)?;
     Run { prepared, folder, options, resume_from: None }.execute(listeners)
@@ -153,14 +154,18 @@ fn write_lock(folder: &RunFolder, prepared: &Prepared, options: &FitOptions<'_>)
         lock: LockSection {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             isa,
-            model_directory: directory.unwrap_or_else(|_| prepared.model_directory.clone()).display().to_string(),
+            model_directory: directory
+                .unwrap_or_else(|_| prepared.model_directory.clone())
+                .display()
+                .to_string(),
             fold: options.prepare.fold,
             sha256: prepared.hashes.clone(),
         },
         recipe: prepared.recipe.clone(),
     };
     let path = folder.path(RunFolder::LOCK);
-    let text = toml::to_string_pretty(&lock).map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
+    let text =
+        toml::to_string_pretty(&lock).map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
     Ok(retune_checkpoint::write_atomic(&path, |file| file.write_all(text.as_bytes()))?)
 }
 
@@ -344,7 +349,8 @@ fn watch_movement(trainer: &mut Trainer<'_>, before: &[u64]) {
         trainer.emit(&Event::warning("parameter-never-moved", message));
     }
     if let Some(first) = moved.first() {
-        let message = format!("{} frozen parameters changed, the first is {first}; please report this", moved.len());
+        let message =
+            format!("{} frozen parameters changed, the first is {first}; please report this", moved.len());
         trainer.emit(&Event::warning("frozen-parameter-moved", message));
     }
 }
@@ -443,7 +449,12 @@ fn mean_target(targets: &[&Target]) -> Option<f64> {
 }
 
 /// Detectors of a model that learned nothing.
-fn warn_about_result(trainer: &mut Trainer<'_>, task: &ClassificationTask, split: Split, evaluation: &Evaluation) {
+fn warn_about_result(
+    trainer: &mut Trainer<'_>,
+    task: &ClassificationTask,
+    split: Split,
+    evaluation: &Evaluation,
+) {
     if task.problem_type != ProblemType::SingleLabelClassification {
         return;
     }
@@ -454,7 +465,8 @@ fn warn_about_result(trainer: &mut Trainer<'_>, task: &ClassificationTask, split
         && classes.iter().all(|class| class == first)
     {
         let label = task.labels.name(*first as u32).unwrap_or_default();
-        let message = format!("on the {} data the model answers \"{label}\" whatever it is asked", split.name());
+        let message =
+            format!("on the {} data the model answers \"{label}\" whatever it is asked", split.name());
         trainer.emit(&Event::warning("constant-predictor", message));
     }
     if let Some((accuracy, majority)) = no_better_than_majority(&evaluation.report) {
@@ -533,7 +545,8 @@ fn write_artifact(
     let outputs = task.outputs();
     let trained = logits(&trainer.store, recipe.train.per_device_eval_batch_size);
     let alone = logits(&trainer.store, 1);
-    let mut certificates = vec![Certificate::compare("evaluated one sample at a time", outputs, &trained, &alone)];
+    let mut certificates =
+        vec![Certificate::compare("evaluated one sample at a time", outputs, &trained, &alone)];
     if certificates[0].max_logit_difference > 0.0 {
         trainer.emit(&Event::warning(
             "batch-dependent-evaluation",

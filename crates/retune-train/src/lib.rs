@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod bench;
 mod error;
 mod evaluate;
 mod event;
@@ -20,6 +21,8 @@ mod text;
 mod trainee;
 mod trainer;
 
+pub use artifact::Certificate;
+pub use bench::{BenchOptions, BenchResult, bench, gemm_rate};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
@@ -27,7 +30,6 @@ pub use fit::{FitOptions, RunSummary, fit, resume};
 pub use predict::{PredictOptions, Predictor};
 pub use prepare::{PrepareOptions, Prepared, check_data, prepare, read_options};
 pub use recipe::Recipe;
-pub use artifact::Certificate;
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
 pub use stages::{Stage, plan_stages};

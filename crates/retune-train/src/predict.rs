@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use retune_autograd::Pooling;
 use retune_checkpoint::{LoadReport, ModelConfig, Weights};
-use retune_data::{
-    Encoding, LabelSet, LengthPolicy, OverLength, TextTokenizer, TokenSequence,
-};
+use retune_data::{Encoding, LabelSet, LengthPolicy, OverLength, TextTokenizer, TokenSequence};
 use retune_kernels::{Cpu, Isa};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
 use retune_models::{LoadOptions, load_parameters};
@@ -80,9 +78,8 @@ impl Predictor {
             lora: None,
         };
         let model = TextClassifier::declare(&parts, &mut builder)?;
-        let threads = options.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, usize::from)
-        });
+        let threads =
+            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
         let context = Context::cpu(cpu);
@@ -205,8 +202,10 @@ fn length_policy(
     model_max_length: usize,
 ) -> Result<LengthPolicy, TrainError> {
     let trained = config.get("retune");
-    let trained_length = trained.and_then(|retune| retune.get("max_length")?.as_u64()).map(|length| length as usize);
-    let longest = tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
+    let trained_length =
+        trained.and_then(|retune| retune.get("max_length")?.as_u64()).map(|length| length as usize);
+    let longest =
+        tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
     let max_length = options.max_length.or(trained_length).unwrap_or(longest);
     if max_length > model_max_length {
         return Err(TrainError::Setting(format!(

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use retune_checkpoint::hub::{ResolveOptions, resolve};
 use retune_checkpoint::{LoadReport, ModelConfig, Weights, hash_file};
 use retune_data::{
-    CheckOptions, DatasetOptions, Finding, LabelSet, LengthPolicy, LengthReport, OnMissing, ReadOptions, RoleOverrides,
-    Roles, Severity, SplitOptions, Table, TargetKind, TextDataset, TextTokenizer, check_splits, check_table, hold_out,
-    infer_roles, k_fold, read_table,
+    CheckOptions, DatasetOptions, Finding, LabelSet, LengthPolicy, LengthReport, OnMissing, ReadOptions,
+    RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, TextDataset, TextTokenizer,
+    check_splits, check_table, hold_out, infer_roles, k_fold, read_table,
 };
 use retune_kernels::{Cpu, Isa};
 use retune_models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
@@ -88,7 +88,9 @@ pub fn read_options(recipe: &Recipe) -> Result<ReadOptions, TrainError> {
         Some("\\t" | "tab") => Some(b'\t'),
         Some(text) if text.len() == 1 => text.bytes().next(),
         Some(text) => {
-            return Err(TrainError::Setting(format!("data.delimiter = \"{text}\" must be one ASCII character")));
+            return Err(TrainError::Setting(format!(
+                "data.delimiter = \"{text}\" must be one ASCII character"
+            )));
         }
     };
     let on_bad_row = match data.on_bad_row {
@@ -132,9 +134,10 @@ struct Tables {
 /// Reads and checks the data files of a recipe.
 fn read_tables(recipe: &Recipe) -> Result<Tables, TrainError> {
     let options = read_options(recipe)?;
-    let train_path = recipe.data.train.as_deref().ok_or_else(|| {
-        TrainError::Setting("data.train is missing: name the file to train on".to_owned())
-    })?;
+    let train_path =
+        recipe.data.train.as_deref().ok_or_else(|| {
+            TrainError::Setting("data.train is missing: name the file to train on".to_owned())
+        })?;
     let train = read_table(Path::new(train_path), &options)?;
     let roles = infer_roles(&train, &role_overrides(recipe))?;
     if roles.labels.is_empty() {
@@ -266,7 +269,7 @@ pub(crate) fn make_context(recipe: &Recipe, isa: Option<Isa>) -> Result<Context,
     Ok(Context::cpu(cpu))
 }
 
-fn available_threads() -> usize {
+pub(crate) fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -318,7 +321,8 @@ fn make_datasets(
     let Some((table, roles)) = tables.remove(&Split::Train) else {
         unreachable!("reading the tables always gives a training table")
     };
-    let mut train = TextDataset::new(table.clone(), roles.clone(), &DatasetOptions { labels: None, on_missing })?;
+    let mut train =
+        TextDataset::new(table.clone(), roles.clone(), &DatasetOptions { labels: None, on_missing })?;
     if let Some(labels) = labels_of_model(config, &train.labels) {
         train = TextDataset::new(table, roles, &DatasetOptions { labels: Some(labels), on_missing })?;
     }
@@ -370,7 +374,9 @@ fn make_task(recipe: &mut Recipe, train: &TextDataset) -> Result<ClassificationT
     recipe.task.problem_type = Some(problem_type);
     let labels = if problem_type == ProblemType::Regression {
         let names = train.value_names.iter().enumerate();
-        LabelSet::from_id2label(&names.map(|(index, name)| (index.to_string(), name.as_str().into())).collect())?
+        LabelSet::from_id2label(
+            &names.map(|(index, name)| (index.to_string(), name.as_str().into())).collect(),
+        )?
     } else {
         train.labels.clone()
     };
@@ -382,7 +388,12 @@ fn make_task(recipe: &mut Recipe, train: &TextDataset) -> Result<ClassificationT
         )));
     }
     let class_weights = class_weights(&recipe.task.class_weights, &labels, train)?;
-    Ok(ClassificationTask { problem_type, labels, label_smoothing: recipe.task.label_smoothing, class_weights })
+    Ok(ClassificationTask {
+        problem_type,
+        labels,
+        label_smoothing: recipe.task.label_smoothing,
+        class_weights,
+    })
 }
 
 /// Weights per class: by name, or `samples / (classes · count)` as scikit-learn balances.
@@ -423,9 +434,10 @@ fn new_output_layer(
     let fits = match task.problem_type {
         ProblemType::Regression => {
             config.get("problem_type").and_then(|value| value.as_str()) == Some("regression")
-                && config.get("id2label").and_then(|value| value.as_object()).is_some_and(|names| {
-                    names.len() == task.outputs()
-                })
+                && config
+                    .get("id2label")
+                    .and_then(|value| value.as_object())
+                    .is_some_and(|names| names.len() == task.outputs())
         }
         _ => labels_of_model(config, &task.labels).is_some(),
     };
@@ -441,7 +453,8 @@ fn length_policy(
     tokenizer: &TextTokenizer,
     model_max_length: usize,
 ) -> Result<LengthPolicy, TrainError> {
-    let longest = tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
+    let longest =
+        tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
     let max_length = recipe.data.max_length.unwrap_or(longest);
     if max_length > model_max_length {
         return Err(TrainError::Setting(format!(
@@ -449,7 +462,10 @@ fn length_policy(
         )));
     }
     recipe.data.max_length = Some(max_length);
-    Ok(LengthPolicy { max_length, over_length: over_length(recipe.data.over_length, recipe.data.stride, max_length) })
+    Ok(LengthPolicy {
+        max_length,
+        over_length: over_length(recipe.data.over_length, recipe.data.stride, max_length),
+    })
 }
 
 /// The data crate's policy for a recipe's. Windows overlap by a quarter unless the recipe says otherwise.

@@ -96,8 +96,8 @@ impl RunFolder {
     /// Writes a value as indented JSON.
     pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
         let path = self.path(name);
-        let mut json =
-            serde_json::to_vec_pretty(value).map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
+        let mut json = serde_json::to_vec_pretty(value)
+            .map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
         json.push(b'\n');
         Ok(retune_checkpoint::write_atomic(&path, |file| file.write_all(&json))?)
     }

@@ -202,7 +202,10 @@ pub fn read_progress(checkpoint: &Path) -> Result<Progress, TrainError> {
     let path = checkpoint.join(PROGRESS);
     let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        TrainError::run_folder(&path, format!("not a checkpoint's progress: {error}; delete this checkpoint folder"))
+        TrainError::run_folder(
+            &path,
+            format!("not a checkpoint's progress: {error}; delete this checkpoint folder"),
+        )
     })
 }
 
@@ -227,7 +230,10 @@ pub fn restore(
         let first = format!("{}.{}", declaration.name, names.first().unwrap_or(&"step"));
         let step = weights.metadata().get(&format!("step.{first}")).and_then(|step| step.parse().ok());
         state.step = step.ok_or_else(|| {
-            TrainError::run_folder(&path, format!("has no optimizer state of {first}; delete this checkpoint folder"))
+            TrainError::run_folder(
+                &path,
+                format!("has no optimizer state of {first}; delete this checkpoint folder"),
+            )
         })?;
         for (name, slot) in names.iter().zip(&mut state.slots) {
             weights.read_f32(&format!("{}.{name}", declaration.name), slot)?;

@@ -21,7 +21,9 @@ use crate::event::{Event, Listener};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
 use crate::stages::Stage;
-use crate::state::{Best, Progress, Snapshot, Unlogged, read_parameters, rotate_checkpoints, write_parameters};
+use crate::state::{
+    Best, Progress, Snapshot, Unlogged, read_parameters, rotate_checkpoints, write_parameters,
+};
 use crate::trainee::{Split, Trainee};
 use crate::{RunFolder, TrainError};
 
@@ -272,8 +274,9 @@ impl Trainer<'_> {
         let train = &self.recipe.train;
         let accumulation = train.gradient_accumulation_steps;
         let first = (self.progress.stage_step % run.steps_per_epoch) as usize * accumulation;
-        let micro_batches: Vec<Vec<u32>> =
-            (first..(first + accumulation).min(batches.batches())).map(|index| batches.batch(index)).collect();
+        let micro_batches: Vec<Vec<u32>> = (first..(first + accumulation).min(batches.batches()))
+            .map(|index| batches.batch(index))
+            .collect();
         let total_weight: f32 = micro_batches
             .iter()
             .flatten()
@@ -314,9 +317,9 @@ impl Trainer<'_> {
         done.gradient_norm = kernels::sum_of_squares(&cpu, gradients.values()).sqrt();
         if !done.gradient_norm.is_finite() {
             let slots = run.trainable.ids().iter().enumerate();
-            let broken = slots.map(|(slot, &id)| (slot, id)).find(|&(slot, _)| {
-                !kernels::all_finite(&cpu, gradients.slot(slot))
-            });
+            let broken = slots
+                .map(|(slot, &id)| (slot, id))
+                .find(|&(slot, _)| !kernels::all_finite(&cpu, gradients.slot(slot)));
             let name = broken.map_or("of all parameters", |(_, id)| &self.store.declaration(id).name);
             return Err(self.not_finite(format!("the gradient {name}"), &micro_batches.concat()));
         }
@@ -475,9 +478,10 @@ impl Trainer<'_> {
     }
 
     fn greater_is_better(&self, metric: &str) -> bool {
-        self.recipe.train.greater_is_better.unwrap_or_else(|| {
-            Metric::find(metric).is_some_and(|metric| metric.better(1.0, 0.0))
-        })
+        self.recipe
+            .train
+            .greater_is_better
+            .unwrap_or_else(|| Metric::find(metric).is_some_and(|metric| metric.better(1.0, 0.0)))
     }
 
     fn save_checkpoint(&mut self) -> Result<(), TrainError> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use retune::checkpoint::ResolveOptions;
+use retune::kernels::Isa;
 use retune::train::{FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, StopFlag, fit};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +15,7 @@ use crate::console::{Console, Failure, print_line};
 pub const ISA_VARIABLE: &str = "RETUNE_ISA";
 
 /// Options of a run of the command line: the environment's caches and hub, a signal as stop.
-pub fn options() -> FitOptions<'static> {
+pub fn options() -> Result<FitOptions<'static>, Failure> {
     let stop = StopFlag::default();
     let flag = stop.clone();
     // Without a handler a signal ends the process at once, and the last checkpoint is what resume finds.
@@ -24,24 +26,27 @@ pub fn options() -> FitOptions<'static> {
         eprintln!("stopping at the next step; once more stops at once");
         flag.stop();
     });
-    FitOptions { prepare: prepare_options(), stop, loss: None }
+    Ok(FitOptions { prepare: prepare_options()?, stop, loss: None })
 }
 
 /// How models are found and which kernels run, by the environment.
-pub fn prepare_options() -> PrepareOptions {
-    let variable = |name: &str| std::env::var(name).ok();
-    PrepareOptions {
-        isa: variable(ISA_VARIABLE).and_then(|name| name.parse().ok()),
-        fold: None,
-        model_directory: None,
-        resolve: retune::checkpoint::hub::ResolveOptions::from_environment(variable),
-    }
+pub fn prepare_options() -> Result<PrepareOptions, Failure> {
+    let resolve = ResolveOptions::from_environment(|name| std::env::var(name).ok());
+    Ok(PrepareOptions { isa: isa()?, ..PrepareOptions::new(resolve) })
+}
+
+/// The instruction set that the environment forces, if any.
+pub fn isa() -> Result<Option<Isa>, Failure> {
+    let name = std::env::var(ISA_VARIABLE).ok().filter(|name| !name.is_empty());
+    name.map(|name| name.parse())
+        .transpose()
+        .map_err(|error| Failure::usage(format!("{ISA_VARIABLE}: {error}")))
 }
 
 /// Runs the command.
 pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
     let recipe = read_recipe(arguments)?;
-    let options = options();
+    let options = options()?;
     let mut console = Console::new();
     let summary = fit(&recipe, &options, vec![&mut console])?;
     drop(console);
@@ -66,11 +71,18 @@ fn read_recipe(arguments: &Fit) -> Result<Recipe, Failure> {
     overrides.extend(first_change.map(str::to_owned));
     overrides.extend(arguments.overrides.iter().cloned());
     let recipe = match recipe_path.filter(|_| first_change.is_none()) {
-        Some(path) => Recipe::load(path, &overrides),
+        Some(path) => Recipe::load(path, &overrides).map(|mut recipe| {
+            recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
+            recipe
+        }),
         None if arguments.model.is_some() && arguments.train.is_some() => {
             Recipe::parse("", "command line", &overrides)
         }
-        None => return Err(Failure::usage("name a recipe, or a model and its data: retune fit --model DIR --train FILE")),
+        None => {
+            return Err(Failure::usage(
+                "name a recipe, or a model and its data: retune fit --model DIR --train FILE",
+            ));
+        }
     };
     recipe.map_err(|error| Failure::from(retune::train::TrainError::from(error)))
 }

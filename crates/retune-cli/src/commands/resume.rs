@@ -10,7 +10,7 @@ use crate::console::{Console, Failure};
 
 /// Runs the command.
 pub fn run(arguments: &Resume) -> Result<ExitCode, Failure> {
-    let options: FitOptions<'_> = options();
+    let options: FitOptions<'_> = options()?;
     let mut console = Console::new();
     let summary = resume(&arguments.run, &options, vec![&mut console])?;
     drop(console);

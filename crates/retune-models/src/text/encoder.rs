@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use retune_checkpoint::ModelConfig;
 use retune_autograd::Var;
+use retune_checkpoint::ModelConfig;
 use retune_nn::{
     Embedding, FeedForward, Forward, Initialization, LayerNorm, Linear, ParameterBuilder, Rows, Site,
 };

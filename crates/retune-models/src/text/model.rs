@@ -1,7 +1,7 @@
 //! A text backbone with its head.
 
-use retune_checkpoint::ModelConfig;
 use retune_autograd::{Pooling, Var};
+use retune_checkpoint::ModelConfig;
 use retune_nn::{Forward, ParameterBuilder, Rows};
 
 use super::{

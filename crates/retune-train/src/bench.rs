@@ -1,0 +1,253 @@
+//! A training step on random input of a given shape, timed: what this machine needs for a model, beside any other engine.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use retune_autograd::Gradients;
+use retune_checkpoint::{ModelConfig, Weights};
+use retune_data::{LabelSet, Target};
+use retune_kernels::{Activation, Cpu, Gemm, Isa, Layout, gemm};
+use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
+use retune_models::{LoadOptions, load_parameters};
+use retune_nn::{
+    Environment, Forward, Optimizer, OptimizerConfig, OptimizerKind, ParameterBuilder, ParameterRates,
+    Randomness, Trainable, hash_name,
+};
+use retune_tasks::{ClassificationTask, ProblemType};
+use retune_tensor::Context;
+use serde::Serialize;
+
+use crate::TrainError;
+use crate::prepare::available_threads;
+
+/// What is timed.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// A folder with `config.json`; weights are read if it has any, else initialized.
+    pub model: PathBuf,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// Lengths of the sequences, cut into batches in order; an incomplete last batch is left out.
+    pub lengths: Vec<u32>,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Worker threads; all cores if `None`.
+    pub threads: Option<usize>,
+    /// The kernels' instruction set.
+    pub isa: Option<Isa>,
+    /// Whether blocks are computed again in backward.
+    pub gradient_checkpointing: bool,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchResult {
+    /// This engine.
+    pub engine: String,
+    /// The model's folder.
+    pub model: String,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// The arithmetic.
+    pub precision: &'static str,
+    /// The kernels' instruction set.
+    pub isa: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Values that train.
+    pub parameters: usize,
+    /// Seconds from the call until the first step could begin, the model loaded.
+    pub startup_seconds: f64,
+    /// Mean cross-entropy of the first batch before training, dropout off.
+    pub initial_eval_loss: f64,
+    /// Loss of each step.
+    pub losses: Vec<f64>,
+    /// Seconds of each step.
+    pub step_seconds: Vec<f64>,
+    /// Their median, the first left out where there are others.
+    pub median_step_seconds: f64,
+    /// Sequences per second at the median.
+    pub samples_per_second: f64,
+    /// Floating-point operations of matrix products in a step, the last one's.
+    pub operations_per_step: u64,
+    /// Operations per second over the rate of a 1024³ matrix product measured here.
+    pub fraction_of_gemm_rate: f64,
+    /// Greatest bytes of tensors alive at once in a step, parameters, gradients and optimizer state not counted.
+    pub peak_activation_bytes: u64,
+}
+
+/// A number in [0, 1) of a named sequence; `fixtures/counter.py` gives the same.
+fn counter_uniform(name: &str, index: u64) -> f64 {
+    let mut z = hash_name(name).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    (z >> 40) as f64 / f64::from(1 << 24)
+}
+
+const LABELS: u32 = 2;
+
+/// A batch of random tokens, and the class of each row.
+fn random_batch(lengths: &[u32], vocab_size: usize) -> (TokenBatch, Vec<Target>) {
+    let tokens: u32 = lengths.iter().sum();
+    let ids: Vec<u32> = (0..u64::from(tokens))
+        .map(|index| (counter_uniform("bench.input_ids", index) * vocab_size as f64).floor() as u32)
+        .collect();
+    let types = vec![0; ids.len()];
+    let mut start = 0;
+    let sequences = lengths.iter().map(|&length| {
+        let span = start..start + length as usize;
+        start = span.end;
+        (&ids[span.clone()], &types[span])
+    });
+    let samples: Vec<u32> = (0..lengths.len() as u32).collect();
+    let batch = TokenBatch::pack(sequences, &samples);
+    (batch, samples.iter().map(|row| Target::Class(row % LABELS)).collect())
+}
+
+/// Times training steps: everything trains, dropout as configured, AdamW.
+///
+/// # Errors
+/// If the folder has no usable configuration or the lengths do not fill one batch.
+pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
+    let called = Instant::now();
+    let threads = options.threads.unwrap_or_else(available_threads);
+    let isa = options.isa.unwrap_or_else(Isa::detect);
+    let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
+    let context = Context::cpu(cpu.clone());
+    let config = ModelConfig::open(&options.model.join("config.json"))?;
+    let mut builder = ParameterBuilder::default();
+    let parts = TextClassifierParts {
+        config: &config,
+        outputs: LABELS as usize,
+        head: HeadOverrides::default(),
+        lora: None,
+    };
+    let model = TextClassifier::declare(&parts, &mut builder)?;
+    let mut store = if has_weights(&options.model) {
+        let weights = Weights::open(&options.model)?;
+        load_parameters(&context, builder, model.family(), &weights, &LoadOptions::default())?.0
+    } else {
+        builder.build(&context, 0, |_| Ok::<_, TrainError>(None))?
+    };
+    let sizes = model.sizes();
+    let batches: Vec<&[u32]> = options.lengths.chunks_exact(options.batch_size.max(1)).collect();
+    if batches.is_empty() {
+        return Err(TrainError::Setting(format!(
+            "{} lengths do not fill one batch of {}",
+            options.lengths.len(),
+            options.batch_size
+        )));
+    }
+    if let Some(longest) =
+        options.lengths.iter().max().filter(|&&longest| longest as usize > sizes.max_length())
+    {
+        let most = sizes.max_length();
+        return Err(TrainError::Setting(format!(
+            "a length of {longest}, but this model takes at most {most} tokens"
+        )));
+    }
+    let task = ClassificationTask {
+        problem_type: ProblemType::SingleLabelClassification,
+        labels: LabelSet::from_names(["0", "1"]),
+        label_smoothing: 0.0,
+        class_weights: None,
+    };
+    let none = Trainable::none(&store);
+    let all = Trainable::new(&store, |_, _| true);
+    let mut optimizer = Optimizer::new(OptimizerConfig::new(OptimizerKind::AdamW));
+    optimizer.set_trainable(&store, &all);
+    let mut gradients = Gradients::new(all.slot_lengths(&store));
+    let vocab_size = sizes.vocab_size;
+    let startup_seconds = called.elapsed().as_secs_f64();
+    let (mut initial_eval_loss, mut losses, mut step_seconds, mut operations) =
+        (0.0, Vec::new(), Vec::new(), 0);
+    for step in 0..=options.steps {
+        // The first turn evaluates, the others train.
+        let trains = step > 0;
+        let (batch, targets) = random_batch(batches[step.saturating_sub(1) % batches.len()], vocab_size);
+        let targets: Vec<&Target> = targets.iter().collect();
+        let started = Instant::now();
+        let operations_before = context.operations();
+        gradients.clear();
+        let mut forward = Forward::new(Environment {
+            context: context.clone(),
+            store: &store,
+            trainable: if trains { &all } else { &none },
+            randomness: trains.then_some(Randomness { seed: 0, step: step as u64 }),
+            gradient_checkpointing: options.gradient_checkpointing,
+        });
+        let logits = model.logits(&mut forward, &batch);
+        let loss = task.loss(&context, logits.tensor(), &targets, targets.len() as f32);
+        if !trains {
+            initial_eval_loss = loss.loss;
+            drop((forward, logits, loss));
+            context.pool().reset_peak();
+            continue;
+        }
+        forward.into_tape().backward(vec![(logits, loss.dlogits)], &mut gradients);
+        let rates = ParameterRates { learning_rate: 5e-5, weight_decay: 0.01 };
+        optimizer.step(&cpu, &mut store, &all, &gradients, 1.0, |_| rates);
+        step_seconds.push(started.elapsed().as_secs_f64());
+        losses.push(loss.loss);
+        operations = context.operations() - operations_before;
+    }
+    let median_step_seconds = median(&step_seconds[usize::from(step_seconds.len() > 1)..]);
+    let parameters = store.elements();
+    Ok(BenchResult {
+        engine: format!("Retune {}", env!("CARGO_PKG_VERSION")),
+        model: options.model.display().to_string(),
+        batch_size: options.batch_size,
+        precision: "f32",
+        isa: isa.to_string(),
+        threads,
+        parameters,
+        startup_seconds,
+        initial_eval_loss,
+        losses,
+        samples_per_second: options.batch_size as f64 / median_step_seconds,
+        operations_per_step: operations,
+        fraction_of_gemm_rate: operations as f64 / median_step_seconds / gemm_rate(&cpu),
+        peak_activation_bytes: context.pool().memory_use().peak.saturating_sub(4 * parameters as u64),
+        median_step_seconds,
+        step_seconds,
+    })
+}
+
+fn has_weights(directory: &Path) -> bool {
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
+        .iter()
+        .any(|name| directory.join(name).is_file())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Floating-point operations per second of a 1024³ matrix product here, the best of a few tries.
+pub fn gemm_rate(cpu: &Cpu) -> f64 {
+    const SIZE: usize = 1024;
+    let (a, b) = (vec![0.5; SIZE * SIZE], vec![0.25; SIZE * SIZE]);
+    let mut c = vec![0.0; SIZE * SIZE];
+    let product = Gemm {
+        layout: Layout::Nt,
+        m: SIZE,
+        n: SIZE,
+        k: SIZE,
+        a: &a,
+        b: &b,
+        accumulate: false,
+        scale: 1.0,
+        bias: None,
+        activation: Activation::Identity,
+    };
+    let mut best = f64::INFINITY;
+    for _ in 0..8 {
+        let started = Instant::now();
+        gemm(cpu, &product, &mut c, None);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    2.0 * (SIZE as f64).powi(3) / best
+}
