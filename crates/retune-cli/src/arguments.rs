@@ -22,6 +22,10 @@ pub struct Arguments {
 pub enum Command {
     /// Fine-tune a model: recipe in, run folder out.
     Fit(Fit),
+    /// Answer new data with a fine-tuned model, one JSON object a row.
+    Predict(crate::commands::predict::Predict),
+    /// Measure a model on labelled data, with intervals, and compare it with another.
+    Eval(crate::commands::eval::Eval),
     /// Time training steps on random input of a given shape: what this machine needs for a model.
     Bench(crate::commands::bench::Bench),
     /// Go on with a run that was stopped or killed, to the very weights it would have had.

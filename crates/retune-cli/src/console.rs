@@ -46,17 +46,49 @@ pub fn print_line(line: impl std::fmt::Display) {
     println!("{line}");
 }
 
+/// A progress bar for work that has no events; nothing where output is piped.
+pub struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// Progress over `total` things called `unit`.
+    pub fn new(total: u64, unit: &str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new(total);
+        let template = format!("{{bar:30.cyan/dim}} {{pos}}/{{len}} {unit}  {{per_sec}}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("━━─"));
+        }
+        Self(Some(bar))
+    }
+
+    /// `count` more are done.
+    pub fn advance(&self, count: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(count);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Shows a run's events.
 pub struct Console {
     bar: Option<ProgressBar>,
     total_steps: u64,
-    logged_samples_per_second: f64,
 }
 
 impl Console {
     /// A console for a run that has not begun.
     pub fn new() -> Self {
-        Self { bar: None, total_steps: 0, logged_samples_per_second: 0.0 }
+        Self { bar: None, total_steps: 0 }
     }
 
     fn say(&self, line: &str) {
@@ -129,24 +161,19 @@ impl Listener for Console {
             }
             Event::StepEnded { step, epoch, loss, learning_rates, samples, seconds, .. } => {
                 let learning_rate = learning_rates.values().copied().fold(0.0, f64::max);
-                self.logged_samples_per_second = *samples as f64 / seconds.max(1e-9);
-                let text = format!(
-                    "loss {loss:.4}  learning rate {learning_rate:.2e}  {:.1} samples/s",
-                    self.logged_samples_per_second
-                );
+                let rate = *samples as f64 / seconds.max(1e-9);
+                let text = format!("loss {loss:.4}  learning rate {learning_rate:.2e}  {rate:.1} samples/s");
                 match &self.bar {
                     Some(bar) => {
                         bar.set_position(*step);
                         bar.set_message(text);
                     }
                     None => {
-                        let left = self.total_steps.saturating_sub(*step);
                         let total = if self.total_steps > 0 {
                             format!("/{}", self.total_steps)
                         } else {
                             String::new()
                         };
-                        let _ = left;
                         eprintln!("step {step}{total}  epoch {epoch:.2}  {text}");
                     }
                 }

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Fit(fit) => commands::fit::run(&fit),
         Command::Bench(bench) => commands::bench::run(&bench),
+        Command::Eval(eval) => commands::eval::run(&eval),
+        Command::Predict(predict) => commands::predict::run(&predict),
         Command::Resume(resume) => commands::resume::run(&resume),
     };
     match result {

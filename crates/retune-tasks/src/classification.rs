@@ -192,23 +192,29 @@ impl ClassificationTask {
                 evaluate_classification(&self.classification(targets, logits), options)
             }
             ProblemType::MultiLabelClassification => {
-                let width = self.outputs();
-                let targets = targets.iter().flat_map(|target| multi_hot(target, width)).map(|hot| hot > 0.5);
-                let table = MultiLabel {
-                    labels: self.labels.names().to_vec(),
-                    targets: targets.collect(),
-                    logits: logits.to_vec(),
-                    threshold: MULTI_LABEL_THRESHOLD,
-                };
-                evaluate_multi_label(&table, options)
+                evaluate_multi_label(&self.multi_label(targets, logits), options)
             }
-            ProblemType::Regression => {
-                let table = Regression {
-                    targets: targets.iter().flat_map(|target| values_of(target)).map(f64::from).collect(),
-                    predictions: logits.iter().map(|&value| f64::from(value)).collect(),
-                };
-                evaluate_regression(&table, options)
-            }
+            ProblemType::Regression => evaluate_regression(&self.regression(targets, logits), options),
+        }
+    }
+
+    /// Targets and logits of a multi-label task as the metrics take them.
+    pub fn multi_label(&self, targets: &[&Target], logits: &[f32]) -> MultiLabel {
+        let width = self.outputs();
+        let targets = targets.iter().flat_map(|target| multi_hot(target, width)).map(|hot| hot > 0.5);
+        MultiLabel {
+            labels: self.labels.names().to_vec(),
+            targets: targets.collect(),
+            logits: logits.to_vec(),
+            threshold: MULTI_LABEL_THRESHOLD,
+        }
+    }
+
+    /// Targets and predictions of a regression as the metrics take them.
+    pub fn regression(&self, targets: &[&Target], logits: &[f32]) -> Regression {
+        Regression {
+            targets: targets.iter().flat_map(|target| values_of(target)).map(f64::from).collect(),
+            predictions: logits.iter().map(|&value| f64::from(value)).collect(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use retune_autograd::Gradients;
 use retune_checkpoint::{ModelConfig, Weights};
-use retune_data::{LabelSet, Target};
+use retune_data::Target;
 use retune_kernels::{Activation, Cpu, Gemm, Isa, Layout, gemm};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
 use retune_models::{LoadOptions, load_parameters};
@@ -18,6 +18,7 @@ use retune_tensor::Context;
 use serde::Serialize;
 
 use crate::TrainError;
+use crate::predict::configured_labels;
 use crate::prepare::available_threads;
 
 /// What is timed.
@@ -85,10 +86,8 @@ fn counter_uniform(name: &str, index: u64) -> f64 {
     (z >> 40) as f64 / f64::from(1 << 24)
 }
 
-const LABELS: u32 = 2;
-
 /// A batch of random tokens, and the class of each row.
-fn random_batch(lengths: &[u32], vocab_size: usize) -> (TokenBatch, Vec<Target>) {
+fn random_batch(lengths: &[u32], vocab_size: usize, labels: u32) -> (TokenBatch, Vec<Target>) {
     let tokens: u32 = lengths.iter().sum();
     let ids: Vec<u32> = (0..u64::from(tokens))
         .map(|index| (counter_uniform("bench.input_ids", index) * vocab_size as f64).floor() as u32)
@@ -102,7 +101,7 @@ fn random_batch(lengths: &[u32], vocab_size: usize) -> (TokenBatch, Vec<Target>)
     });
     let samples: Vec<u32> = (0..lengths.len() as u32).collect();
     let batch = TokenBatch::pack(sequences, &samples);
-    (batch, samples.iter().map(|row| Target::Class(row % LABELS)).collect())
+    (batch, samples.iter().map(|row| Target::Class(row % labels)).collect())
 }
 
 /// Times training steps: everything trains, dropout as configured, AdamW.
@@ -116,10 +115,11 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
     let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
     let context = Context::cpu(cpu.clone());
     let config = ModelConfig::open(&options.model.join("config.json"))?;
+    let labels = configured_labels(&config)?;
     let mut builder = ParameterBuilder::default();
     let parts = TextClassifierParts {
         config: &config,
-        outputs: LABELS as usize,
+        outputs: labels.len(),
         head: HeadOverrides::default(),
         lora: None,
     };
@@ -149,7 +149,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
     }
     let task = ClassificationTask {
         problem_type: ProblemType::SingleLabelClassification,
-        labels: LabelSet::from_names(["0", "1"]),
+        labels: labels.clone(),
         label_smoothing: 0.0,
         class_weights: None,
     };
@@ -165,7 +165,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
     for step in 0..=options.steps {
         // The first turn evaluates, the others train.
         let trains = step > 0;
-        let (batch, targets) = random_batch(batches[step.saturating_sub(1) % batches.len()], vocab_size);
+        let (batch, targets) =
+            random_batch(batches[step.saturating_sub(1) % batches.len()], vocab_size, labels.len() as u32);
         let targets: Vec<&Target> = targets.iter().collect();
         let started = Instant::now();
         let operations_before = context.operations();

@@ -1,5 +1,6 @@
 //! Evaluation: logits of a whole split, and what is measured on them.
 
+use retune_data::Target;
 use retune_nn::{Environment, Forward, ParameterStore, Trainable};
 use retune_tasks::ClassificationTask;
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport};
@@ -58,11 +59,24 @@ pub(crate) fn evaluate(
     let samples: Vec<u32> = (0..trainee.samples(split) as u32).collect();
     let logits = evaluate_logits(context, store, trainee, split, &samples, batch_size);
     let targets: Vec<_> = samples.iter().map(|&sample| trainee.target(split, sample)).collect();
-    let rows = context.tensor([samples.len(), task.outputs()], logits.clone());
-    // The evaluation loss is plain: no smoothing and no class weights, so that recipes can be compared.
-    let plain = ClassificationTask { label_smoothing: 0.0, class_weights: None, ..task.clone() };
-    let losses = plain.loss(context, &rows, &targets, 1.0).per_sample;
-    let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len().max(1) as f64;
-    let report = task.evaluate(&targets, &logits, options)?;
-    Ok(Evaluation { logits, loss, losses, report })
+    Evaluation::measure(context, task, &targets, logits, options)
+}
+
+impl Evaluation {
+    /// Loss and metrics of logits [samples, outputs].
+    pub(crate) fn measure(
+        context: &Context,
+        task: &ClassificationTask,
+        targets: &[&Target],
+        logits: Vec<f32>,
+        options: &EvaluationOptions,
+    ) -> Result<Self, TrainError> {
+        let rows = context.tensor([targets.len(), task.outputs()], logits.clone());
+        // The evaluation loss is plain: no smoothing and no class weights, so that recipes can be compared.
+        let plain = ClassificationTask { label_smoothing: 0.0, class_weights: None, ..task.clone() };
+        let losses = plain.loss(context, &rows, targets, 1.0).per_sample;
+        let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len().max(1) as f64;
+        let report = task.evaluate(targets, &logits, options)?;
+        Ok(Self { logits, loss, losses, report })
+    }
 }

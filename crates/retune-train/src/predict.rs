@@ -4,17 +4,23 @@ use std::path::{Path, PathBuf};
 
 use retune_autograd::Pooling;
 use retune_checkpoint::{LoadReport, ModelConfig, Weights};
-use retune_data::{Encoding, LabelSet, LengthPolicy, OverLength, TextTokenizer, TokenSequence};
+use retune_data::{
+    DatasetOptions, EncodedDataset, Encoding, LabelSet, LengthPolicy, OnMissing, RoleOverrides, Target,
+    TargetKind, TextDataset, TextTokenizer, TokenSequence, infer_roles, read_table,
+};
 use retune_kernels::{Cpu, Isa};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
+use retune_tasks::metrics::EvaluationOptions;
 use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 use crate::TrainError;
 use crate::artifact::problem_type;
-use crate::prepare::over_length;
+use crate::evaluate::Evaluation;
+use crate::prepare::{available_threads, context_threads, over_length, read_options, role_overrides};
+use crate::recipe::Recipe;
 use crate::text::window_logits;
 
 /// How a model answers.
@@ -23,7 +29,9 @@ pub struct PredictOptions {
     /// Tokens in a sequence at most; the model's own setting if `None`.
     pub max_length: Option<usize>,
     /// What to do with longer texts; the model's own setting if `None`.
-    pub over_length: Option<OverLength>,
+    pub over_length: Option<crate::recipe::OverLength>,
+    /// Tokens that windows share; a quarter of the length if `None`.
+    pub stride: Option<usize>,
     /// Worker threads; all cores if `None`.
     pub threads: Option<usize>,
     /// The kernels' instruction set.
@@ -55,15 +63,7 @@ impl Predictor {
     pub fn open(directory: &Path, options: &PredictOptions) -> Result<Self, TrainError> {
         let config = ModelConfig::open(&directory.join("config.json"))?;
         let family = retune_models::text::family(&config)?;
-        let names = config.get("id2label").and_then(|names| names.as_object());
-        let labels = match names {
-            Some(names) => LabelSet::from_id2label(names)?,
-            None => {
-                let outputs = config.optional_integer("num_labels")?.unwrap_or(2);
-                let names = (0..outputs).map(|index| (index.to_string(), format!("LABEL_{index}").into()));
-                LabelSet::from_id2label(&names.collect())?
-            }
-        };
+        let labels = configured_labels(&config)?;
         let problem_type = problem_type(&config).unwrap_or(if labels.len() == 1 {
             ProblemType::Regression
         } else {
@@ -78,8 +78,7 @@ impl Predictor {
             lora: None,
         };
         let model = TextClassifier::declare(&parts, &mut builder)?;
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let threads = options.threads.unwrap_or_else(available_threads);
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
         let context = Context::cpu(cpu);
@@ -165,6 +164,49 @@ impl Predictor {
         Ok(self.tokenizer.encode(text, pair, &self.policy)?)
     }
 
+    /// Reads a data file as the recipe's `[data]` section says: with targets in the model's labels, or without labels.
+    ///
+    /// # Errors
+    /// If the file cannot be read, lacks a column, or (with targets) has a label that the model does not know.
+    pub fn read(&self, recipe: &Recipe, path: &Path, with_targets: bool) -> Result<TextDataset, TrainError> {
+        let table = read_table(path, &read_options(recipe)?)?;
+        let mut overrides = RoleOverrides { unlabelled: !with_targets, ..role_overrides(recipe) };
+        if with_targets {
+            overrides.target_kind = Some(match self.task.problem_type {
+                ProblemType::SingleLabelClassification => TargetKind::SingleLabel,
+                ProblemType::MultiLabelClassification => TargetKind::MultiLabel,
+                ProblemType::Regression => TargetKind::Regression,
+            });
+        }
+        let roles = infer_roles(&table, &overrides)?;
+        let labels = (self.task.problem_type != ProblemType::Regression).then(|| self.task.labels.clone());
+        let on_missing = OnMissing::from(recipe.data.missing_label);
+        Ok(TextDataset::new(table, roles, &DatasetOptions { labels, on_missing })?)
+    }
+
+    /// Encodes a dataset's texts as the model was trained to read them.
+    ///
+    /// # Errors
+    /// If a text is too long and the policy refuses it.
+    pub fn encode_dataset(&self, dataset: &TextDataset) -> Result<EncodedDataset, TrainError> {
+        let threads = context_threads(&self.context);
+        Ok(self.tokenizer.encode_dataset(dataset, &self.policy, threads)?)
+    }
+
+    /// Measures logits [examples, outputs] of a dataset that was read with targets.
+    ///
+    /// # Errors
+    /// If a logit is not finite or there is no example.
+    pub fn measure(
+        &self,
+        dataset: &TextDataset,
+        logits: &[f32],
+        options: &EvaluationOptions,
+    ) -> Result<Evaluation, TrainError> {
+        let targets: Vec<&Target> = dataset.examples.iter().map(|example| &example.target).collect();
+        Evaluation::measure(&self.context, &self.task, &targets, logits.to_vec(), options)
+    }
+
     fn forward(&self) -> Forward<'_> {
         Forward::new(Environment {
             context: self.context.clone(),
@@ -194,6 +236,16 @@ impl Predictor {
     }
 }
 
+/// The labels that a configuration names; `LABEL_0`, `LABEL_1`, … where it names none.
+pub(crate) fn configured_labels(config: &ModelConfig) -> Result<LabelSet, TrainError> {
+    if let Some(names) = config.get("id2label").and_then(|names| names.as_object()) {
+        return Ok(LabelSet::from_id2label(names)?);
+    }
+    let outputs = config.optional_integer("num_labels")?.unwrap_or(2);
+    let names = (0..outputs).map(|index| (index.to_string(), format!("LABEL_{index}").into()));
+    Ok(LabelSet::from_id2label(&names.collect())?)
+}
+
 /// The caller's policy, else the one the model was trained with, else truncation at the model's greatest length.
 fn length_policy(
     config: &ModelConfig,
@@ -217,6 +269,7 @@ fn length_policy(
         let stride = retune.get("stride").and_then(|stride| stride.as_u64()).map(|stride| stride as usize);
         Some(over_length(policy, stride, max_length))
     });
-    let over_length = options.over_length.or(trained_policy).unwrap_or_default();
+    let asked = options.over_length.map(|policy| over_length(policy, options.stride, max_length));
+    let over_length = asked.or(trained_policy).unwrap_or_default();
     Ok(LengthPolicy { max_length, over_length })
 }

@@ -108,7 +108,8 @@ pub fn read_options(recipe: &Recipe) -> Result<ReadOptions, TrainError> {
     })
 }
 
-fn role_overrides(recipe: &Recipe) -> RoleOverrides {
+/// The roles that a recipe gives to columns.
+pub(crate) fn role_overrides(recipe: &Recipe) -> RoleOverrides {
     let target_kind = recipe.task.problem_type.map(|problem| match problem {
         ProblemType::SingleLabelClassification => TargetKind::SingleLabel,
         ProblemType::MultiLabelClassification => TargetKind::MultiLabel,
@@ -122,6 +123,15 @@ fn role_overrides(recipe: &Recipe) -> RoleOverrides {
         target_kind,
         label_separator: None,
         unlabelled: false,
+    }
+}
+
+impl From<MissingPolicy> for OnMissing {
+    fn from(policy: MissingPolicy) -> Self {
+        match policy {
+            MissingPolicy::Refuse => Self::Refuse,
+            MissingPolicy::Drop => Self::Drop,
+        }
     }
 }
 
@@ -313,10 +323,7 @@ fn make_datasets(
     config: &ModelConfig,
     tell: &mut dyn FnMut(Event),
 ) -> Result<BTreeMap<Split, TextDataset>, TrainError> {
-    let on_missing = match recipe.data.missing_label {
-        MissingPolicy::Refuse => OnMissing::Refuse,
-        MissingPolicy::Drop => OnMissing::Drop,
-    };
+    let on_missing = OnMissing::from(recipe.data.missing_label);
     let mut datasets = BTreeMap::new();
     let Some((table, roles)) = tables.remove(&Split::Train) else {
         unreachable!("reading the tables always gives a training table")

@@ -1,0 +1,148 @@
+//! `retune predict`
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use retune::checkpoint::write_atomic;
+use retune::data::TextDataset;
+use retune::train::{PredictOptions, Predictor, Recipe, TrainError};
+use serde_json::{Map, Value, json};
+
+use crate::console::{Failure, Progress, print_line};
+
+/// `retune predict`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  retune predict --model runs/support-tickets --data new.csv --output answers.jsonl
+  retune predict --model runs/support-tickets --data new.csv --output answers.jsonl --logits max_length=512")]
+pub struct Predict {
+    /// The model: a run folder, or any folder with a fine-tuned model.
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The data: CSV, TSV, JSON Lines or Parquet; labels are not needed.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Where the answers go, one JSON object a row; standard output if absent.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Add the raw logits, in the order of id2label.
+    #[arg(long)]
+    pub logits: bool,
+    /// Divide the logits by the temperature that was fitted on validation data before scoring.
+    #[arg(long)]
+    pub calibrated: bool,
+    /// Rows computed at once; answers do not depend on it.
+    #[arg(long, default_value_t = 32)]
+    pub batch_size: usize,
+    /// Keys of a recipe's [data] section, such as max_length=512, over_length=window or text_column=message.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Print a summary as one JSON object on standard output.
+    #[arg(long, requires = "output")]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
+    let recipe = data_recipe(&arguments.model, &arguments.data, &arguments.overrides)?;
+    let predictor = open(&arguments.model, &recipe, &arguments.overrides)?;
+    let temperature = if arguments.calibrated {
+        predictor.temperature().ok_or_else(|| {
+            Failure::usage(format!(
+                "{} has no fitted temperature; leave --calibrated out",
+                arguments.model.display()
+            ))
+        })?
+    } else {
+        1.0
+    };
+    let dataset = predictor.read(&recipe, &arguments.data, false)?;
+    for finding in &dataset.findings {
+        eprintln!("{finding}");
+    }
+    let logits = all_logits(&predictor, &dataset, arguments.batch_size)?;
+    let outputs = predictor.task().outputs();
+    let mut rows = logits.chunks(outputs).enumerate().map(|(index, logits)| {
+        let scaled: Vec<f32> = logits.iter().map(|&logit| (f64::from(logit) / temperature) as f32).collect();
+        let answer = predictor.task().prediction(&scaled);
+        let mut row = beside(dataset.source_columns(index), answer);
+        if arguments.logits {
+            row.insert("logits".to_owned(), json!(logits));
+        }
+        Value::Object(row)
+    });
+    match &arguments.output {
+        Some(path) => {
+            write_atomic(path, |file| rows.try_for_each(|row| writeln!(file, "{row}")))
+                .map_err(Failure::other)?;
+            if arguments.json {
+                print_line(json!({ "rows": dataset.len(), "output": path }));
+            } else {
+                eprintln!("{} rows answered, written to {}", dataset.len(), path.display());
+            }
+        }
+        None => rows.for_each(print_line),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The source's columns and the answer in one object. A source column that is called as a part of the answer is kept
+/// as `input_…`.
+fn beside(columns: Map<String, Value>, answer: Map<String, Value>) -> Map<String, Value> {
+    let reserved: BTreeSet<&str> = answer.keys().map(String::as_str).chain(["logits"]).collect();
+    let mut row = Map::new();
+    for (name, value) in columns {
+        let name = if reserved.contains(name.as_str()) { format!("input_{name}") } else { name };
+        row.insert(name, value);
+    }
+    row.extend(answer);
+    row
+}
+
+/// A recipe whose `[data]` section the command line fills.
+pub fn data_recipe(model: &Path, data: &Path, overrides: &[String]) -> Result<Recipe, Failure> {
+    let text = |path: &Path| Value::String(path.display().to_string()).to_string();
+    let mut all = vec![format!("model.name_or_path={}", text(model)), format!("data.train={}", text(data))];
+    all.extend_from_slice(overrides);
+    Recipe::parse("", "command line", &all).map_err(|error| TrainError::from(error).into())
+}
+
+/// Opens a model; settings of the command line win over those it was trained with.
+pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Predictor, Failure> {
+    let sets = |key: &str| {
+        overrides.iter().filter_map(|text| text.split_once('=')).any(|(name, _)| name.trim().ends_with(key))
+    };
+    let options = PredictOptions {
+        max_length: recipe.data.max_length,
+        over_length: (sets("over_length") || sets("stride")).then_some(recipe.data.over_length),
+        stride: recipe.data.stride,
+        threads: recipe.train.threads,
+        isa: super::fit::isa()?,
+        features_only: false,
+    };
+    if !model.is_dir() {
+        return Err(Failure::usage(format!("{}: no such model folder", model.display())));
+    }
+    Ok(Predictor::open(model, &options)?)
+}
+
+/// Logits of all rows, [rows, outputs], with progress on a terminal.
+pub fn all_logits(
+    predictor: &Predictor,
+    dataset: &TextDataset,
+    batch_size: usize,
+) -> Result<Vec<f32>, Failure> {
+    let encoded = predictor.encode_dataset(dataset)?;
+    if encoded.report.truncated > 0 {
+        eprintln!("warning: {}", encoded.report);
+    }
+    let progress = Progress::new(dataset.len() as u64, "rows");
+    let mut logits = Vec::with_capacity(dataset.len() * predictor.task().outputs());
+    for batch in encoded.encodings.chunks(batch_size.max(1)) {
+        logits.extend(predictor.logits(&batch.iter().collect::<Vec<_>>()));
+        progress.advance(batch.len() as u64);
+    }
+    Ok(logits)
+}
