@@ -1,4 +1,4 @@
-//! The small files beside the weights that make a folder usable: tokenizer, preprocessor, pooling.
+//! The small files beside the weights that make a folder usable: tokenizer and preprocessor.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::error::CheckpointError;
 
 /// Files copied from a checkpoint into the artifact made from it, when they are there. `config.json`, weights and
 /// model cards are not among them: an artifact has its own.
-pub const ARTIFACT_FILES: [&str; 21] = [
+pub const ARTIFACT_FILES: [&str; 17] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -26,10 +26,6 @@ pub const ARTIFACT_FILES: [&str; 21] = [
     "processor_config.json",
     "feature_extractor_config.json",
     "generation_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
 ];
 
 /// Copies [`ARTIFACT_FILES`] from one folder into another, each atomically. Returns the names copied.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// Fine-tune pretrained models on your own data.
 #[derive(Debug, Parser)]
@@ -22,14 +22,36 @@ pub struct Arguments {
 pub enum Command {
     /// Fine-tune a model: recipe in, run folder out.
     Fit(Fit),
+    /// Go on with a run that was stopped or killed, to the very weights it would have had.
+    Resume(Resume),
     /// Answer new data with a fine-tuned model, one JSON object a row.
     Predict(crate::commands::predict::Predict),
     /// Measure a model on labelled data, with intervals, and compare it with another.
     Eval(crate::commands::eval::Eval),
+    /// Say what a recipe will do and cost, without training.
+    Plan(crate::commands::plan::Plan),
+    /// Show a model's layer groups, its parameters, and what a strategy would train.
+    Inspect(crate::commands::inspect::Inspect),
+    /// Look at data before training on it.
+    Data(crate::commands::data::Data),
+    /// Change a checkpoint's file format, every tensor kept.
+    Convert(crate::commands::convert::Convert),
+    /// Write pooled features of texts.
+    Embed(crate::commands::embed::Embed),
     /// Time training steps on random input of a given shape: what this machine needs for a model.
     Bench(crate::commands::bench::Bench),
-    /// Go on with a run that was stopped or killed, to the very weights it would have had.
-    Resume(Resume),
+    /// Prove that a killed and resumed run gives the weights of an uninterrupted one.
+    VerifyResume(crate::commands::verify_resume::VerifyResume),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Prints completions for a shell.
+pub fn print_completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Arguments::command(), "retune", &mut std::io::stdout());
 }
 
 /// `retune fit`

@@ -2,7 +2,7 @@
 //!
 //! Progress and messages go to standard error, results to standard output.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,10 +40,9 @@ pub fn print_error(failure: &Failure) {
     eprintln!("error: {}", failure.message);
 }
 
-/// Prints a line of a result to standard output.
-#[expect(clippy::print_stdout, reason = "this is what standard output is for")]
+/// Prints a line of a result to standard output. A reader that has gone away (`| head`) is no error.
 pub fn print_line(line: impl std::fmt::Display) {
-    println!("{line}");
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// A progress bar for work that has no events; nothing where output is piped.
@@ -148,7 +147,10 @@ impl Listener for Console {
                 ));
                 self.start_bar(run.total_steps);
             }
-            Event::RunResumed { step } => self.say(&format!("going on from step {step}")),
+            Event::RunResumed { step, total_steps } => {
+                self.say(&format!("going on from step {step} of {total_steps}"));
+                self.start_bar(*total_steps);
+            }
             Event::StageEntered {
                 name, trainable_parameters, total_parameters, trainable_groups, ..
             } => {
@@ -180,7 +182,7 @@ impl Listener for Console {
             }
             Event::EvalEnded { step, epoch, split, metrics, .. } => {
                 let shown: Vec<String> =
-                    ["loss", "accuracy", "f1_macro", "f1_micro", "matthews_correlation", "mse", "pearson"]
+                    ["loss", "accuracy", "f1_macro", "f1_micro", "mcc", "mse", "pearson"]
                         .iter()
                         .filter_map(|&name| Some(percent_or_number(name, metrics.get(name)?.as_f64()?)))
                         .collect();

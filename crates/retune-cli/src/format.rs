@@ -156,12 +156,11 @@ impl fmt::Display for Table {
         };
         let widths: Vec<usize> = (0..self.alignments.len()).map(width).collect();
         for (index, line) in self.lines.iter().enumerate() {
-            let cells = line.iter().zip(&widths).zip(&self.alignments).map(|((cell, &width), align)| {
-                match align {
+            let cells =
+                line.iter().zip(&widths).zip(&self.alignments).map(|((cell, &width), align)| match align {
                     Align::Left => format!("{cell:<width$}"),
                     Align::Right => format!("{cell:>width$}"),
-                }
-            });
+                });
             let text = cells.collect::<Vec<_>>().join("  ");
             if index > 0 {
                 formatter.write_char('\n')?;

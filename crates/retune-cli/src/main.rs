@@ -4,6 +4,8 @@
 mod arguments;
 mod commands;
 mod console;
+mod format;
+mod inputs;
 
 use std::process::ExitCode;
 
@@ -17,11 +19,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Command::Fit(fit) => commands::fit::run(&fit),
         Command::Bench(bench) => commands::bench::run(&bench),
+        Command::Completions { shell } => {
+            arguments::print_completions(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Convert(convert) => commands::convert::run(&convert),
+        Command::Data(data) => commands::data::run(&data),
+        Command::Embed(embed) => commands::embed::run(&embed),
         Command::Eval(eval) => commands::eval::run(&eval),
+        Command::Fit(fit) => commands::fit::run(&fit),
+        Command::Inspect(inspect) => commands::inspect::run(&inspect),
+        Command::Plan(plan) => commands::plan::run(&plan),
         Command::Predict(predict) => commands::predict::run(&predict),
         Command::Resume(resume) => commands::resume::run(&resume),
+        Command::VerifyResume(verify) => commands::verify_resume::run(&verify),
     };
     match result {
         Ok(code) => code,

@@ -115,7 +115,7 @@ fn texts(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
             "empty-text",
             column_,
             "the text is empty",
-            "fill it in, or set on_missing = \"drop\"",
+            "fill it in, or set missing_label = \"drop\"",
             &empty,
         );
         let advice = "is a quote missing, or is it a document to be cut? see over_length";
@@ -224,7 +224,7 @@ fn labels(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
             }
         }
     }
-    let advice = "fill it in, or set on_missing = \"drop\"";
+    let advice = "fill it in, or set missing_label = \"drop\"";
     report.group(Severity::Error, "missing-label", Some(column), "the label is missing", advice, &missing);
     if roles.target_kind == Some(TargetKind::Regression) {
         return;

@@ -152,6 +152,11 @@ impl TextDataset {
             .collect()
     }
 
+    /// The source's columns in file order.
+    pub fn column_names(&self) -> &[String] {
+        &self.table.columns
+    }
+
     /// A source cell of an example, such as the column that groups a split.
     pub fn source_value(&self, index: usize, column: usize) -> Option<&Value> {
         self.table.rows.get(index)?.values.get(column)
@@ -242,7 +247,8 @@ fn drop_missing(
             OnMissing::Refuse => {
                 let total = format!("{} in all: {message}", count(missing, "row"));
                 let finding = Finding::error(code, &table.path, total);
-                refused.push(finding.suggest("fill them in, or set on_missing = \"drop\" to leave them out"));
+                refused
+                    .push(finding.suggest("fill them in, or set missing_label = \"drop\" to leave them out"));
             }
             OnMissing::Drop => {
                 table.rows.retain(|row| !columns.iter().any(|&column| is_missing(&row.values[column])));

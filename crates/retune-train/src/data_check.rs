@@ -140,7 +140,9 @@ pub(crate) fn apply_missing_policy(findings: &mut [Finding], policy: MissingPoli
     if policy == MissingPolicy::Refuse {
         return;
     }
-    for finding in findings.iter_mut().filter(|finding| matches!(finding.code, "empty-text" | "missing-label")) {
+    for finding in
+        findings.iter_mut().filter(|finding| matches!(finding.code, "empty-text" | "missing-label"))
+    {
         finding.severity = Severity::Warning;
     }
 }
@@ -152,9 +154,10 @@ pub(crate) fn apply_missing_policy(findings: &mut [Finding], policy: MissingPoli
 pub fn examine_recipe(recipe: &Recipe) -> Result<DataExamination, TrainError> {
     let (options, overrides) = (read_options(recipe)?, role_overrides(recipe));
     let missing = recipe.data.missing_label;
-    let train_path = recipe.data.train.as_deref().ok_or_else(|| {
-        TrainError::Setting("data.train is missing: name the file to train on".to_owned())
-    })?;
+    let train_path =
+        recipe.data.train.as_deref().ok_or_else(|| {
+            TrainError::Setting("data.train is missing: name the file to train on".to_owned())
+        })?;
     let mut examination = DataExamination::default();
     let train = match examination.read(Path::new(train_path), &options)? {
         None => None,
@@ -211,7 +214,10 @@ mod tests {
     fn rows_that_the_recipe_leaves_out_do_not_refuse_the_file() {
         let found = || {
             let path = Path::new("t.csv");
-            vec![Finding::error("missing-label", path, "the label is missing"), Finding::error("x", path, "y")]
+            vec![
+                Finding::error("missing-label", path, "the label is missing"),
+                Finding::error("x", path, "y"),
+            ]
         };
         let severities = |policy| {
             let mut findings = found();

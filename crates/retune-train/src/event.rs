@@ -17,6 +17,8 @@ pub enum Event {
     RunResumed {
         /// The optimizer step it goes on from.
         step: u64,
+        /// Planned optimizer steps.
+        total_steps: u64,
     },
     /// A stage begins.
     StageEntered {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use retune_checkpoint::ensure_space;
-use retune_data::Target;
+use retune_data::{Target, TextDataset};
 use retune_nn::{Optimizer, OptimizerConfig, ParameterStore, Trainable};
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, fit_temperature};
 use retune_tasks::{ClassificationTask, ProblemType};
@@ -47,6 +47,8 @@ pub struct RunSummary {
     pub metrics: Map<String, Value>,
     /// Optimizer steps made.
     pub steps: u64,
+    /// Whether the recipe asks for TensorBoard files.
+    pub tensorboard: bool,
 }
 
 /// `recipe.lock.toml`: the resolved recipe, and what the result depends on beside it.
@@ -79,16 +81,21 @@ pub fn fit(
 ) -> Result<RunSummary, TrainError> {
     let mut listeners = listeners;
     let mut recipe = recipe.clone();
-    make_paths_absolute(&mut recipe)?;
+    make_paths_absolute(&mut recipe);
+    // There is no log before the run folder is made, and no folder before all is known to be right.
+    let mut unlogged = Vec::new();
     let prepared = {
-        let mut tell = |event: Event| listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+        let mut tell = |event: Event| {
+            listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+            unlogged.push(event);
+        };
         prepare(&recipe, &options.prepare, &mut tell)?
     };
     let folder =
         RunFolder::create(&prepared.recipe.train.output_dir, prepared.recipe.train.overwrite_output_dir)?;
     write_lock(&folder, &prepared, options)?;
     folder.write_json(RunFolder::LOAD_REPORT, &prepared.load_report)?;
-    Run { prepared, folder, options, resume_from: None }.execute(listeners)
+    Run { prepared, folder, options, resume_from: None, unlogged }.execute(listeners)
 }
 
 /// Goes on with the run in a folder from its newest checkpoint, or from the beginning if it has none.
@@ -133,10 +140,16 @@ pub fn resume(
         }
     }
     let resume_from = newest_checkpoint(&folder.checkpoints())?;
-    Run { prepared, folder, options, resume_from }.execute(listeners)
+    if resume_from.is_none() && folder.path(RunFolder::METRICS).is_file() {
+        return Err(TrainError::run_folder(
+            root,
+            "is a finished run without checkpoints: there is nothing to go on with",
+        ));
+    }
+    Run { prepared, folder, options, resume_from, unlogged: Vec::new() }.execute(listeners)
 }
 
-fn make_paths_absolute(recipe: &mut Recipe) -> Result<(), TrainError> {
+fn make_paths_absolute(recipe: &mut Recipe) {
     let data = &mut recipe.data;
     for path in [&mut data.train, &mut data.validation, &mut data.test].into_iter().flatten() {
         // A path that does not exist is reported by the reader, with its own words.
@@ -144,7 +157,6 @@ fn make_paths_absolute(recipe: &mut Recipe) -> Result<(), TrainError> {
             *path = absolute.display().to_string();
         }
     }
-    Ok(())
 }
 
 fn write_lock(folder: &RunFolder, prepared: &Prepared, options: &FitOptions<'_>) -> Result<(), TrainError> {
@@ -187,14 +199,17 @@ struct Run<'a> {
     folder: RunFolder,
     options: &'a FitOptions<'a>,
     resume_from: Option<PathBuf>,
+    /// What was told before there was a log.
+    unlogged: Vec<Event>,
 }
 
 impl Run<'_> {
     fn execute(self, mut listeners: Vec<&mut dyn Listener>) -> Result<RunSummary, TrainError> {
-        let Self { prepared, folder, options, resume_from } = self;
+        let Self { prepared, folder, options, resume_from, unlogged } = self;
         let Prepared { recipe, task, trainee, store, stages, .. } = &prepared;
         let progress = resume_from.as_deref().map(read_progress).transpose()?.unwrap_or_default();
         let mut log = LogFile::open(&folder, progress.log_bytes)?;
+        unlogged.iter().for_each(|event| log.on_event(event));
         let before = fingerprints(store);
         let average = recipe.train.ema_decay.map(|_| store.clone());
         let mut heard_by: Vec<&mut dyn Listener> = Vec::with_capacity(listeners.len() + 1);
@@ -227,17 +242,19 @@ impl Run<'_> {
         trainer.emit(&Event::RunEnded { step: steps, seconds, reason: outcome.name().to_owned() });
         let mut metrics = Map::new();
         if outcome != Outcome::Interrupted {
+            trainer.average_checkpoints()?;
             trainer.load_best()?;
             watch_movement(&mut trainer, &before);
             metrics = finish(&mut trainer, &prepared, &folder)?;
         }
         drop(trainer);
         log.check()?;
-        Ok(RunSummary { folder: folder.root().to_owned(), outcome, metrics, steps })
+        let tensorboard = recipe.train.tensorboard;
+        Ok(RunSummary { folder: folder.root().to_owned(), outcome, metrics, steps, tensorboard })
     }
 }
 
-fn optimizer_config(recipe: &Recipe) -> OptimizerConfig {
+pub(crate) fn optimizer_config(recipe: &Recipe) -> OptimizerConfig {
     let section = &recipe.optimizer;
     let defaults = OptimizerConfig::new(section.name);
     OptimizerConfig {
@@ -258,8 +275,8 @@ fn resume_trainer(trainer: &mut Trainer<'_>, checkpoint: &Path) -> Result<(), Tr
         trainer.optimizer.set_trainable(&trainer.store, &trainable);
     }
     restore(checkpoint, &mut trainer.store, trainer.average.as_mut(), &mut trainer.optimizer)?;
-    let step = trainer.progress.step;
-    trainer.emit(&Event::RunResumed { step });
+    let (step, total_steps) = (trainer.progress.step, trainer.total_steps());
+    trainer.emit(&Event::RunResumed { step, total_steps });
     Ok(())
 }
 
@@ -285,7 +302,7 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
         trainer.emit(&Event::warning(finding.code, finding.to_string()));
     }
     for (split, report) in &prepared.lengths {
-        if report.truncated > 0 {
+        if report.truncated + report.windowed > 0 {
             trainer.emit(&Event::warning("over-length", format!("{}: {report}", split.name())));
         }
     }
@@ -366,7 +383,7 @@ fn finish(
     let mut metrics = Map::new();
     metrics.insert("train_loss".into(), json!(mean_loss(&trainer.progress)));
     metrics.insert("train_runtime".into(), json!(trainer.progress.seconds));
-    let samples = trainee.samples(Split::Train) as f64 * recipe.train.num_train_epochs;
+    let samples = trainer.progress.samples as f64;
     metrics.insert("train_samples_per_second".into(), json!(samples / trainer.progress.seconds.max(1e-9)));
     metrics.insert("train_steps".into(), json!(trainer.progress.step));
     if let Some(best) = &trainer.progress.best {
@@ -502,7 +519,7 @@ fn write_predictions(
         for (index, ((logits, example), loss)) in rows.enumerate() {
             let mut prediction = task.prediction(logits);
             let row = json!({
-                "id": example.id,
+                "id": id_of(dataset, index),
                 "line": example.line,
                 "file": dataset.path().display().to_string(),
                 "text": example.text,
@@ -521,6 +538,12 @@ fn write_predictions(
         Ok(())
     })?;
     Ok(())
+}
+
+/// The value of the id column, else the row's number.
+fn id_of(dataset: &TextDataset, index: usize) -> Value {
+    let id = dataset.roles().id.and_then(|column| dataset.source_value(index, column));
+    id.map_or_else(|| json!(dataset.examples[index].id), |value| value.to_json())
 }
 
 /// Samples that certificates compare.

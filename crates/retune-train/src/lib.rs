@@ -6,10 +6,12 @@
 
 mod artifact;
 mod bench;
+mod data_check;
 mod error;
 mod evaluate;
 mod event;
 mod fit;
+mod plan;
 mod predict;
 mod prepare;
 pub mod recipe;
@@ -23,12 +25,17 @@ mod trainer;
 
 pub use artifact::Certificate;
 pub use bench::{BenchOptions, BenchResult, bench, gemm_rate};
+pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
 pub use fit::{FitOptions, RunSummary, fit, resume};
+pub use plan::{
+    RunPlan, StageMemory, StagePlan, StepCost, disk_bytes, measure_evaluation, measure_step, plan_run,
+    stage_memory, stage_steps, steps_per_epoch,
+};
 pub use predict::{PredictOptions, Predictor};
-pub use prepare::{PrepareOptions, Prepared, check_data, prepare, read_options};
+pub use prepare::{PrepareOptions, Prepared, prepare, read_options};
 pub use recipe::Recipe;
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use retune_autograd::Gradients;
 use retune_data::{BatchOrder, Target};
-use retune_nn::{
-    Declaration, Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable,
-};
+use retune_nn::{Declaration, Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
 use retune_tensor::Context;
 use serde::Serialize;
 
@@ -182,8 +180,7 @@ pub fn plan_run(prepared: &Prepared) -> RunPlan {
         prepared.stages.iter().map(|stage| plan_stage(prepared, stage, steps_per_epoch)).collect();
     let total_steps: u64 = stages.iter().map(|stage| stage.steps).sum();
     let epochs = |stage: &StagePlan| stage.steps as f64 / steps_per_epoch as f64;
-    let training: f64 =
-        stages.iter().map(|stage| stage.cost.epoch_operations as f64 * epochs(stage)).sum();
+    let training: f64 = stages.iter().map(|stage| stage.cost.epoch_operations as f64 * epochs(stage)).sum();
     let while_training = match recipe.train.eval_steps {
         Some(eval_steps) => total_steps / eval_steps.max(1),
         None => total_steps.div_ceil(steps_per_epoch),

@@ -18,6 +18,7 @@ use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 use crate::TrainError;
+use crate::data_check::apply_missing_policy;
 use crate::event::Event;
 use crate::recipe::{BadRowPolicy, ClassWeights, Method, MissingPolicy, Precision, Recipe};
 use crate::stages::{Stage, plan_stages};
@@ -168,16 +169,8 @@ fn read_tables(recipe: &Recipe) -> Result<Tables, TrainError> {
         tables.insert(split, (table, split_roles));
     }
     tables.insert(Split::Train, (train, roles));
+    apply_missing_policy(&mut findings, recipe.data.missing_label);
     Ok(Tables { tables, findings })
-}
-
-/// Reads the data of a recipe and says what is wrong with it.
-///
-/// # Errors
-/// If a file cannot be read at all.
-pub fn check_data(recipe: &Recipe) -> Result<(Vec<Finding>, Vec<String>), TrainError> {
-    let Tables { tables, findings } = read_tables(recipe)?;
-    Ok((findings, tables[&Split::Train].1.reasons.clone()))
 }
 
 /// Prepares a run. Messages about where things come from go to `tell`.
@@ -236,7 +229,10 @@ pub fn prepare(
         lengths.insert(split, encoded.report.clone());
         splits.insert(split, TextSplit { dataset, encoded });
     }
-    let hashes = hash_inputs(&recipe, &weights)?;
+    let mut model_files = tokenizer.files();
+    model_files.push(config.path().to_owned());
+    let hashes = hash_inputs(&recipe, &weights, &model_files)?;
+    record_choices(&mut recipe, &splits[&Split::Train].dataset, &task);
     let trainee = TextTrainee { model, splits };
     Ok(Prepared {
         recipe,
@@ -491,8 +487,15 @@ pub(crate) fn over_length(
     }
 }
 
-fn hash_inputs(recipe: &Recipe, weights: &Weights) -> Result<BTreeMap<String, String>, TrainError> {
+fn hash_inputs(
+    recipe: &Recipe,
+    weights: &Weights,
+    model_files: &[PathBuf],
+) -> Result<BTreeMap<String, String>, TrainError> {
     let mut hashes = BTreeMap::new();
+    for path in model_files {
+        hashes.insert(path.display().to_string(), hash_file(path)?.sha256);
+    }
     for hash in weights.file_hashes()? {
         hashes.insert(hash.path.display().to_string(), hash.sha256);
     }
@@ -501,4 +504,19 @@ fn hash_inputs(recipe: &Recipe, weights: &Weights) -> Result<BTreeMap<String, St
         hashes.insert(path.clone(), hash_file(Path::new(path))?.sha256);
     }
     Ok(hashes)
+}
+
+/// Writes what was inferred or left to a default into the recipe, so that its lock says what was done.
+fn record_choices(recipe: &mut Recipe, train: &TextDataset, task: &ClassificationTask) {
+    let roles = train.roles();
+    let names = train.column_names();
+    let name = |column: usize| Some(names[column].clone());
+    recipe.data.text_column = name(roles.text);
+    recipe.data.text_pair_column = roles.text_pair.and_then(name);
+    if let [label] = roles.labels.as_slice() {
+        recipe.data.label_column = name(*label);
+    }
+    recipe.data.id_column = roles.id.and_then(name);
+    recipe.optimizer.learning_rate = Some(recipe.learning_rate());
+    recipe.train.metric_for_best_model.get_or_insert_with(|| task.default_metric().to_owned());
 }

@@ -25,6 +25,19 @@ impl RunFolder {
     /// What became of the checkpoint's tensors.
     pub const LOAD_REPORT: &'static str = "load_report.json";
 
+    /// Every file that a run writes into its root, but for the tokenizer's.
+    const FILES: &'static [&'static str] = &[
+        Self::LOCK,
+        Self::LOG,
+        Self::METRICS,
+        Self::LOAD_REPORT,
+        "certificate.json",
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "report.html",
+    ];
+
     /// A folder that may hold a run.
     pub fn open(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
@@ -50,13 +63,13 @@ impl RunFolder {
                 return Err(TrainError::run_folder(root, problem));
             }
             // Only what a run writes is removed: other files in the folder are the user's.
-            for name in ["checkpoints", "predictions", "adapter"] {
+            for name in ["checkpoints", "predictions", "adapter", "tensorboard"] {
                 let path = folder.path(name);
                 if path.is_dir() {
                     std::fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
                 }
             }
-            for name in [Self::LOG, Self::METRICS, Self::LOCK, Self::LOAD_REPORT] {
+            for name in Self::FILES {
                 let path = folder.path(name);
                 if path.is_file() {
                     std::fs::remove_file(&path).map_err(TrainError::io(&path))?;

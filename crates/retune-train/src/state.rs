@@ -37,7 +37,9 @@ pub struct Progress {
     pub loss_sum: f64,
     /// Length of `log.jsonl` when the checkpoint was written; what was logged later is cut off on resume.
     pub log_bytes: u64,
-    /// Seconds trained, over all sittings.
+    /// Samples learned from, repetitions counted.
+    pub samples: u64,
+    /// Seconds trained and evaluated, over all sittings.
     pub seconds: f64,
 }
 
@@ -173,6 +175,11 @@ pub fn read_parameters(store: &mut ParameterStore, path: &Path) -> Result<(), Tr
     Ok(())
 }
 
+/// Overwrites a store's values with a checkpoint's.
+pub fn read_checkpoint(checkpoint: &Path, store: &mut ParameterStore) -> Result<(), TrainError> {
+    read_parameters(store, &checkpoint.join(MODEL))
+}
+
 /// The newest whole checkpoint of a folder.
 pub fn newest_checkpoint(checkpoints: &Path) -> Result<Option<PathBuf>, TrainError> {
     Ok(list_checkpoints(checkpoints)?.pop())
@@ -217,7 +224,7 @@ pub fn restore(
     average: Option<&mut ParameterStore>,
     optimizer: &mut Optimizer,
 ) -> Result<(), TrainError> {
-    read_parameters(store, &checkpoint.join(MODEL))?;
+    read_checkpoint(checkpoint, store)?;
     if let Some(average) = average {
         read_parameters(average, &checkpoint.join(AVERAGE))?;
     }

@@ -22,7 +22,8 @@ use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
 use crate::stages::Stage;
 use crate::state::{
-    Best, Progress, Snapshot, Unlogged, read_parameters, rotate_checkpoints, write_parameters,
+    Best, Progress, Snapshot, Unlogged, list_checkpoints, read_checkpoint, read_parameters,
+    rotate_checkpoints, write_parameters,
 };
 use crate::trainee::{Split, Trainee};
 use crate::{RunFolder, TrainError};
@@ -364,6 +365,7 @@ impl Trainer<'_> {
     fn after_step(&mut self, run: &StageRun<'_>, done: &StepDone, seconds: f64) -> Result<(), TrainError> {
         let progress = &mut self.progress;
         progress.loss_sum += done.loss;
+        progress.samples += done.samples;
         progress.seconds += seconds;
         let unlogged = &mut progress.unlogged;
         unlogged.loss += done.loss;
@@ -421,6 +423,24 @@ impl Trainer<'_> {
 
     /// Evaluates the validation split, keeps the best model, and says whether the stage should end.
     fn evaluate_and_judge(&mut self, run: &StageRun<'_>) -> Result<bool, TrainError> {
+        let value = self.evaluate_and_keep_best()?;
+        let greater_is_better = self.greater_is_better(&self.metric_name());
+        if let Some(plateau) = &mut self.progress.plateau {
+            plateau.observe(value, greater_is_better);
+        }
+        let margin = self.recipe.train.early_stopping_threshold;
+        if self.progress.stage_best.is_none_or(|old| improves(greater_is_better, value, old, margin)) {
+            self.progress.stage_best = Some(value);
+            self.progress.evaluations_without_improvement = 0;
+        } else {
+            self.progress.evaluations_without_improvement += 1;
+        }
+        let patience = run.stage.early_stopping_patience;
+        Ok(patience.is_some_and(|patience| self.progress.evaluations_without_improvement >= patience.max(1)))
+    }
+
+    /// Evaluates the validation split and keeps the weights if they are the best so far. Returns the metric that judges.
+    fn evaluate_and_keep_best(&mut self) -> Result<f64, TrainError> {
         let started = Instant::now();
         // Intervals are drawn once, for the final result.
         let mut options = EvaluationOptions::default();
@@ -443,14 +463,9 @@ impl Trainer<'_> {
             ))
         })?;
         let greater_is_better = self.greater_is_better(&name);
-        if let Some(plateau) = &mut self.progress.plateau {
-            plateau.observe(value, greater_is_better);
-        }
-        let improves = |old: f64, margin: f64| {
-            if greater_is_better { value > old + margin } else { value < old - margin }
-        };
         let is_best = self.progress.best.as_ref().is_none_or(|best| {
-            improves(best.value, 0.0) || value == best.value && evaluation.loss < best.loss
+            improves(greater_is_better, value, best.value, 0.0)
+                || value == best.value && evaluation.loss < best.loss
         });
         if is_best {
             let best = Best { step: self.progress.step, metric: name, value, loss: evaluation.loss };
@@ -460,15 +475,7 @@ impl Trainer<'_> {
                 write_parameters(self.evaluated_store(), &self.folder.best_weights()?)?;
             }
         }
-        let margin = self.recipe.train.early_stopping_threshold;
-        if self.progress.stage_best.is_none_or(|old| improves(old, margin)) {
-            self.progress.stage_best = Some(value);
-            self.progress.evaluations_without_improvement = 0;
-        } else {
-            self.progress.evaluations_without_improvement += 1;
-        }
-        let patience = run.stage.early_stopping_patience;
-        Ok(patience.is_some_and(|patience| self.progress.evaluations_without_improvement >= patience.max(1)))
+        Ok(value)
     }
 
     fn metric_name(&self) -> String {
@@ -496,6 +503,36 @@ impl Trainer<'_> {
         let path = snapshot.write(&checkpoints)?;
         rotate_checkpoints(&checkpoints, self.recipe.train.save_total_limit)?;
         self.emit(&Event::CheckpointWritten { step: self.progress.step, path });
+        Ok(())
+    }
+
+    /// Averages the newest checkpoints (`train.average_checkpoints`) and judges the result like any other model: where
+    /// there is validation data it must beat the best so far, else it replaces the last.
+    ///
+    /// # Errors
+    /// If a checkpoint cannot be read.
+    pub fn average_checkpoints(&mut self) -> Result<(), TrainError> {
+        let Some(count) = self.recipe.train.average_checkpoints else { return Ok(()) };
+        let found = list_checkpoints(&self.folder.checkpoints())?;
+        let averaged = &found[found.len().saturating_sub(count)..];
+        let Some((first, others)) = averaged.split_first() else { return Ok(()) };
+        self.average = None;
+        read_checkpoint(first, &mut self.store)?;
+        for (done, checkpoint) in (1..).zip(others) {
+            let mut next = self.store.clone();
+            read_checkpoint(checkpoint, &mut next)?;
+            let share = 1.0 / f64::from(done + 1);
+            for id in self.store.ids() {
+                let values = next.tensor(id).values().iter();
+                for (mean, &value) in self.store.values_mut(id).iter_mut().zip(values) {
+                    *mean += ((f64::from(value) - f64::from(*mean)) * share) as f32;
+                }
+            }
+        }
+        self.emit(&Event::note(format!("averaged the weights of {} checkpoints", averaged.len())));
+        if self.trainee.samples(Split::Validation) > 0 {
+            self.evaluate_and_keep_best()?;
+        }
         Ok(())
     }
 
@@ -529,6 +566,11 @@ struct StepDone {
     factor: f64,
     samples: u64,
     tokens: u64,
+}
+
+/// Whether a metric's value beats an older one by more than a margin.
+fn improves(greater_is_better: bool, value: f64, old: f64, margin: f64) -> bool {
+    if greater_is_better { value > old + margin } else { value < old - margin }
 }
 
 /// A metric of an evaluation by name; `loss` too.

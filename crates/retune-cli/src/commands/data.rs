@@ -113,7 +113,9 @@ fn to_text(examination: &DataExamination) -> String {
     if let Some(classes) = classes_text(&examination.files) {
         parts.push(classes);
     }
-    let number = |severity| examination.findings.iter().filter(|finding| finding.severity == severity).count();
+    let number = |severity: Severity| {
+        examination.findings.iter().filter(|finding| finding.severity == severity).count()
+    };
     parts.push(format!(
         "{}, {}, {}",
         counted(number(Severity::Error), "error"),
@@ -141,7 +143,8 @@ fn file_text(file: &FileSummary) -> String {
 fn classes_text(files: &[FileSummary]) -> Option<String> {
     let first = files.iter().find(|file| !file.classes.is_empty())?;
     let name = |file: &FileSummary| file.split.map_or("rows", |split| split.name());
-    let header = std::iter::once(("label", Align::Left)).chain(files.iter().map(|file| (name(file), Align::Right)));
+    let header =
+        std::iter::once(("label", Align::Left)).chain(files.iter().map(|file| (name(file), Align::Right)));
     let mut table = Table::new(header);
     // The training file comes first and has all labels, unless something is wrong.
     for class in first.classes.iter().take(SHOWN_CLASSES) {

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use retune::checkpoint::ResolveOptions;
+use retune::checkpoint::{ResolveOptions, write_atomic};
 use retune::kernels::Isa;
-use retune::train::{FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, StopFlag, fit};
+use retune::train::recipe::RecipeError;
+use retune::train::{FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, StopFlag, TrainError, fit};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Fit;
@@ -47,60 +48,101 @@ pub fn isa() -> Result<Option<Isa>, Failure> {
 pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
     let recipe = read_recipe(arguments)?;
     let options = options()?;
-    let mut console = Console::new();
-    let summary = fit(&recipe, &options, vec![&mut console])?;
-    drop(console);
+    if arguments.seeds.is_some() || arguments.folds.is_some() {
+        return super::repeat::run(arguments, &recipe, options);
+    }
+    let summary = train(&recipe, &options)?;
+    if arguments.recipe.is_none() && summary.outcome != Outcome::Interrupted {
+        let path = summary.folder.join("recipe.toml");
+        let text = recipe.to_toml().map_err(TrainError::from)?;
+        write_atomic(&path, |file| file.write_all(text.as_bytes())).map_err(Failure::other)?;
+        eprintln!("the recipe that was inferred is in {}", path.display());
+    }
     conclude(&summary, arguments.json)
+}
+
+/// One run with its progress on the console.
+pub fn train(recipe: &Recipe, options: &FitOptions<'_>) -> Result<RunSummary, Failure> {
+    let mut console = Console::new();
+    Ok(fit(recipe, options, vec![&mut console])?)
 }
 
 /// The recipe file with the command line's changes, or one made of the command line alone.
 fn read_recipe(arguments: &Fit) -> Result<Recipe, Failure> {
-    let mut overrides = Vec::new();
-    let quoted = |key: &str, value: &Option<String>| {
+    let given = |key: &str, value: &Option<String>| {
         value.as_ref().map(|value| format!("{key}={}", toml_string(value)))
     };
-    overrides.extend(quoted("model.name_or_path", &arguments.model));
-    overrides.extend(quoted("data.train", &arguments.train));
-    overrides.extend(quoted("data.validation", &arguments.validation));
-    overrides.extend(quoted("data.test", &arguments.test));
-    overrides.extend(quoted("train.output_dir", &arguments.output));
-    // Without a recipe the first positional argument may be a change already.
-    let recipe_path = arguments.recipe.as_deref();
-    let first_change = recipe_path.filter(|path| !path.is_file()).and_then(Path::to_str);
-    let first_change = first_change.filter(|text| text.contains('='));
+    let mut overrides: Vec<String> = [
+        given("model.name_or_path", &arguments.model),
+        given("data.train", &arguments.train),
+        given("data.validation", &arguments.validation),
+        given("data.test", &arguments.test),
+        given("train.output_dir", &arguments.output),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    // Without a recipe the first positional argument is a change already.
+    let first = arguments.recipe.as_deref();
+    let first_change =
+        first.filter(|path| !path.is_file()).and_then(Path::to_str).filter(|text| text.contains('='));
     overrides.extend(first_change.map(str::to_owned));
     overrides.extend(arguments.overrides.iter().cloned());
-    let recipe = match recipe_path.filter(|_| first_change.is_none()) {
+    let recipe = match first.filter(|_| first_change.is_none()) {
         Some(path) => Recipe::load(path, &overrides).map(|mut recipe| {
             recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
             recipe
         }),
         None if arguments.model.is_some() && arguments.train.is_some() => {
-            Recipe::parse("", "command line", &overrides)
+            Recipe::parse("", "command line", &overrides).and_then(inferred)
         }
         None => {
-            return Err(Failure::usage(
-                "name a recipe, or a model and its data: retune fit --model DIR --train FILE",
-            ));
+            let usage = "name a recipe, or a model and its data: retune fit --model DIR --train FILE";
+            return Err(Failure::usage(usage));
         }
     };
-    recipe.map_err(|error| Failure::from(retune::train::TrainError::from(error)))
+    recipe.map_err(|error| TrainError::from(error).into())
+}
+
+/// What a recipe that nobody wrote adds: a validation split, and rates that spare the lower layers.
+fn inferred(mut recipe: Recipe) -> Result<Recipe, RecipeError> {
+    if recipe.data.validation.is_none() && recipe.data.validation_split.is_none() {
+        recipe.data.validation_split = Some(0.1);
+    }
+    recipe.check()?;
+    eprintln!("no recipe given; this one is used:\n\n{}", recipe.to_toml()?);
+    Ok(recipe)
 }
 
 fn toml_string(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// Writes the report and says what came of a run.
-pub fn conclude(summary: &RunSummary, as_json: bool) -> Result<ExitCode, Failure> {
+/// Writes the report and the model card of a run; exit code 4 if it was stopped.
+pub fn report(summary: &RunSummary) -> Result<ExitCode, Failure> {
     let folder = &summary.folder;
-    let shown = folder.display();
     if summary.outcome == Outcome::Interrupted {
-        eprintln!("stopped after step {}; go on with: retune resume {shown}", summary.steps);
+        eprintln!("stopped after step {}; go on with: retune resume {}", summary.steps, folder.display());
         return Ok(ExitCode::from(4));
+    }
+    if summary.tensorboard {
+        let events =
+            retune_report::write_tensorboard(folder, &folder.join("tensorboard")).map_err(Failure::other)?;
+        eprintln!("TensorBoard events: {}", events.display());
     }
     retune_report::write_report(folder).map_err(Failure::other)?;
     retune_report::write_model_card(folder).map_err(Failure::other)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the report and says what came of a run.
+pub fn conclude(summary: &RunSummary, as_json: bool) -> Result<ExitCode, Failure> {
+    let code = report(summary)?;
+    if summary.outcome == Outcome::Interrupted {
+        return Ok(code);
+    }
+    let folder = &summary.folder;
+    let shown = folder.display();
     if as_json {
         print_line(result_json(summary));
         return Ok(ExitCode::SUCCESS);

@@ -150,15 +150,17 @@ impl Inspection {
     fn new_in_head(&self) -> Vec<&str> {
         let names = self.groups.last().map(|head| self.tensor_names(head)).unwrap_or_default();
         let Some(checkpoint) = &self.checkpoint else { return names };
-        let loaded: HashSet<&String> = checkpoint.report.loaded.iter().collect();
-        names.into_iter().filter(|&name| !loaded.contains(&name.to_owned())).collect()
+        let loaded: HashSet<&str> = checkpoint.report.loaded.iter().map(String::as_str).collect();
+        names.into_iter().filter(|name| !loaded.contains(name)).collect()
     }
 
     fn to_text(&self) -> String {
         let mut parts = vec![format::fields(&self.facts()), self.group_table().to_string()];
         parts.push(match &self.checkpoint {
             Some(checkpoint) => checkpoint.to_text(),
-            None => format!("no weights in {}: only the configuration was read", self.files.weights.display()),
+            None => {
+                format!("no weights in {}: only the configuration was read", self.files.weights.display())
+            }
         });
         parts.push(self.strategy_text());
         parts.join("\n\n")
@@ -467,5 +469,9 @@ fn tokenizer_kind(files: &ModelFiles, file_names: &[String]) -> String {
         let kind = json["model"]["type"].as_str().unwrap_or("unnamed algorithm");
         return format!("{kind} (tokenizer.json)");
     }
-    if has("vocab.txt") { "WordPiece (vocab.txt)".to_owned() } else { "BPE (vocab.json, merges.txt)".to_owned() }
+    if has("vocab.txt") {
+        "WordPiece (vocab.txt)".to_owned()
+    } else {
+        "BPE (vocab.json, merges.txt)".to_owned()
+    }
 }

@@ -1,7 +1,14 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod convert;
+pub mod data;
+pub mod embed;
 pub mod eval;
 pub mod fit;
+pub mod inspect;
+pub mod plan;
 pub mod predict;
+pub mod repeat;
 pub mod resume;
+pub mod verify_resume;

@@ -78,7 +78,7 @@ pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
             write_atomic(path, |file| rows.try_for_each(|row| writeln!(file, "{row}")))
                 .map_err(Failure::other)?;
             if arguments.json {
-                print_line(json!({ "rows": dataset.len(), "output": path }));
+                print_line(json!({ "rows": dataset.len(), "output": path.to_string_lossy() }));
             } else {
                 eprintln!("{} rows answered, written to {}", dataset.len(), path.display());
             }

@@ -1,0 +1,302 @@
+//! `retune plan`: what a recipe would do, and what it would cost, without training.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use retune::checkpoint::available_space;
+use retune::data::Severity;
+use retune::train::{Event, Prepared, RunPlan, Split, StagePlan, gemm_rate, plan_run, prepare};
+use serde_json::{Map, Value, json};
+
+use super::fit::prepare_options;
+use crate::console::{Failure, print_line};
+use crate::format::{self, Align, Table, bytes, count, counted, duration, operations};
+use crate::inputs::load_recipe;
+
+/// At most this many classes are listed.
+const SHOWN_CLASSES: usize = 40;
+
+/// `retune plan`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  retune plan recipe.toml
+  retune plan recipe.toml strategy.method=gradual per_device_train_batch_size=32
+  retune plan recipe.toml --json")]
+pub struct Plan {
+    /// The recipe (TOML).
+    #[arg(value_name = "RECIPE")]
+    pub recipe: PathBuf,
+    /// Changes to the recipe: a key by its last name where that is unique, or by its path.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Plan) -> Result<ExitCode, Failure> {
+    let recipe = load_recipe(&arguments.recipe, &arguments.overrides)?;
+    let mut tell = |event: Event| match event {
+        Event::Note { message } => eprintln!("{message}"),
+        Event::Warning { message, .. } => eprintln!("warning: {message}"),
+        _ => {}
+    };
+    let prepared = prepare(&recipe, &prepare_options()?, &mut tell)?;
+    let sheet = Sheet::new(&prepared);
+    if arguments.json {
+        print_line(sheet.to_json()?);
+    } else {
+        print_line(sheet.to_text());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that is shown.
+struct Sheet<'a> {
+    prepared: &'a Prepared,
+    plan: RunPlan,
+    /// Floating-point operations per second of a matrix product on this machine, measured now.
+    gemm_rate: Option<f64>,
+    free_disk_bytes: Option<u64>,
+}
+
+impl<'a> Sheet<'a> {
+    fn new(prepared: &'a Prepared) -> Self {
+        Self {
+            prepared,
+            plan: plan_run(prepared),
+            gemm_rate: prepared.context.kernels().map(gemm_rate),
+            free_disk_bytes: available_space(Path::new(&prepared.recipe.train.output_dir)).ok(),
+        }
+    }
+
+    /// Training and evaluation at the rate of matrix products, which no run exceeds.
+    fn estimated_seconds(&self) -> Option<f64> {
+        let operations = self.plan.training_operations + self.plan.evaluation_operations;
+        self.gemm_rate.filter(|rate| *rate > 0.0).map(|rate| operations / rate)
+    }
+
+    fn to_text(&self) -> String {
+        let mut parts = vec![self.model_text(), self.data_text()];
+        parts.extend(self.classes_table().map(|table| table.to_string()));
+        parts.push(self.stages_text());
+        parts.push(self.memory_text());
+        parts.push(self.cost_text());
+        parts.push(self.findings_text());
+        parts.join("\n\n")
+    }
+
+    fn model_text(&self) -> String {
+        let Prepared { recipe, model_directory, store, trainee, load_report, context, .. } = self.prepared;
+        let isa = context.kernels().map_or_else(String::new, |cpu| cpu.isa().to_string());
+        let threads = context.kernels().map_or(1, |cpu| cpu.threads());
+        format::fields(&[
+            ("model", recipe.model.name_or_path.clone()),
+            ("folder", model_directory.display().to_string()),
+            ("family", trainee.model.family().model_type.to_owned()),
+            (
+                "parameters",
+                format!("{} in {}", count(store.elements()), counted(store.groups().len(), "layer group")),
+            ),
+            ("weights", load_report.to_string()),
+            ("machine", format!("{}, {isa} kernels", counted(threads, "thread"))),
+            ("output", recipe.train.output_dir.clone()),
+        ])
+    }
+
+    fn data_text(&self) -> String {
+        let mut table = Table::new([
+            ("split", Align::Left),
+            ("rows", Align::Right),
+            ("tokens", Align::Right),
+            ("median", Align::Right),
+            ("95%", Align::Right),
+            ("longest", Align::Right),
+            ("cut", Align::Right),
+            ("file", Align::Left),
+        ]);
+        for (split, text_split) in &self.prepared.trainee.splits {
+            let report = &text_split.encoded.report;
+            table.row([
+                split.name().to_owned(),
+                count(text_split.dataset.len()),
+                count(report.tokens),
+                count(report.percentiles.p50),
+                count(report.percentiles.p95),
+                count(report.longest),
+                count(report.truncated),
+                text_split.dataset.path().display().to_string(),
+            ]);
+        }
+        let data = &self.prepared.recipe.data;
+        let policy = serde_json::to_value(data.over_length).ok();
+        let policy = policy.as_ref().and_then(Value::as_str).unwrap_or_default();
+        let mut text = format!(
+            "{table}\nlengths in tokens; longer than max_length = {}: over_length = \"{policy}\"",
+            count(data.max_length.unwrap_or(0)),
+        );
+        for reason in &self.prepared.reasons {
+            text.push_str("\n  ");
+            text.push_str(reason);
+        }
+        text
+    }
+
+    /// Rows of each class in each split.
+    fn classes_table(&self) -> Option<Table> {
+        let splits = &self.prepared.trainee.splits;
+        let counts: Vec<(Split, Vec<usize>)> =
+            splits.iter().map(|(&split, data)| (split, data.dataset.class_counts())).collect();
+        if counts.iter().all(|(_, counts)| counts.is_empty()) {
+            return None;
+        }
+        let header = counts.iter().map(|(split, _)| (split.name(), Align::Right));
+        let mut table = Table::new(std::iter::once(("label", Align::Left)).chain(header));
+        let labels = self.prepared.task.labels.names();
+        for (class, label) in labels.iter().enumerate().take(SHOWN_CLASSES) {
+            let rows = counts.iter().map(|(_, counts)| count(counts.get(class).copied().unwrap_or(0)));
+            table.row(std::iter::once(label.clone()).chain(rows));
+        }
+        if labels.len() > SHOWN_CLASSES {
+            table.row([format!("and {} more", count(labels.len() - SHOWN_CLASSES))]);
+        }
+        Some(table)
+    }
+
+    fn stages_text(&self) -> String {
+        let Prepared { recipe, stages, store, .. } = self.prepared;
+        let names: Vec<String> = store.groups().into_iter().map(|group| group.name).collect();
+        let mut table = Table::new([
+            ("stage", Align::Left),
+            ("epochs", Align::Right),
+            ("steps", Align::Right),
+            ("trains", Align::Left),
+            ("parameters", Align::Right),
+            ("learning rates", Align::Left),
+        ]);
+        for (stage, planned) in stages.iter().zip(&self.plan.stages) {
+            let epochs = planned.steps as f64 / self.plan.steps_per_epoch as f64;
+            table.row([
+                planned.name.clone(),
+                format!("{epochs:.1}"),
+                count(planned.steps as usize),
+                format::layer_groups(&names, &stage.trainable_groups, stage.adapters_only),
+                count(planned.trainable_parameters),
+                format::learning_rates(planned.learning_rates.values().copied()),
+            ]);
+        }
+        let train = &recipe.train;
+        format!(
+            "strategy {}\n{table}\n{} per epoch, {} in all; {} a batch, {} a step, {} tokens an epoch",
+            recipe.strategy.method.name(),
+            counted(self.plan.steps_per_epoch as usize, "step"),
+            count(self.plan.total_steps as usize),
+            counted(train.per_device_train_batch_size, "sample"),
+            counted(train.per_device_train_batch_size * train.gradient_accumulation_steps, "sample"),
+            count(self.plan.tokens_per_epoch as usize),
+        )
+    }
+
+    fn memory_text(&self) -> String {
+        let mut table = Table::new([
+            ("memory", Align::Left),
+            ("weights", Align::Right),
+            ("gradients", Align::Right),
+            ("optimizer state", Align::Right),
+            ("activations", Align::Right),
+            ("sum", Align::Right),
+        ]);
+        for StagePlan { name, cost, .. } in &self.plan.stages {
+            let parts =
+                [cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_bytes, cost.peak_activation_bytes];
+            let cells = parts.into_iter().chain([cost.bytes()]).map(bytes);
+            table.row(std::iter::once(name.clone()).chain(cells));
+        }
+        let largest = self.plan.stages.iter().map(|stage| &stage.cost).max_by_key(|cost| cost.tokens);
+        let batch = largest.map_or_else(String::new, |cost| {
+            format!(
+                "\nactivations at their peak, in the longest batch that can be met: {}, {}",
+                counted(cost.samples, "sample"),
+                counted(cost.tokens as usize, "token")
+            )
+        });
+        format!("{table}{batch}")
+    }
+
+    fn cost_text(&self) -> String {
+        let free = self.free_disk_bytes.map_or_else(String::new, |free| format!(", {} free", bytes(free)));
+        let time = match (self.estimated_seconds(), self.gemm_rate) {
+            (Some(seconds), Some(rate)) => format!(
+                "at least {} (an estimate: all arithmetic at the matrix-product rate measured now, {}/s)",
+                duration(seconds),
+                operations(rate)
+            ),
+            _ => "not known: this context does not compute".to_owned(),
+        };
+        format::fields(&[
+            (
+                "arithmetic",
+                format!(
+                    "{} training, {} evaluation",
+                    operations(self.plan.training_operations),
+                    operations(self.plan.evaluation_operations)
+                ),
+            ),
+            ("time", time),
+            ("disk", format!("up to {}{free}", bytes(self.plan.disk_bytes))),
+        ])
+    }
+
+    fn findings_text(&self) -> String {
+        let findings = &self.prepared.findings;
+        if findings.is_empty() {
+            return "the data checks found nothing".to_owned();
+        }
+        let mut lines: Vec<String> = [Severity::Error, Severity::Warning, Severity::Info]
+            .into_iter()
+            .flat_map(|severity| findings.iter().filter(move |finding| finding.severity == severity))
+            .map(ToString::to_string)
+            .collect();
+        lines.insert(0, format!("the data checks found {}", counted(findings.len(), "thing")));
+        lines.join("\n")
+    }
+
+    fn to_json(&self) -> Result<Value, Failure> {
+        let Prepared {
+            recipe, model_directory, store, trainee, task, load_report, findings, reasons, ..
+        } = self.prepared;
+        let mut data = Map::new();
+        for (split, text_split) in &trainee.splits {
+            let labels = task.labels.names().iter().cloned();
+            let counts = text_split.dataset.class_counts().into_iter().map(Value::from);
+            let classes: Map<String, Value> = labels.zip(counts).collect();
+            let summary = json!({
+                "file": text_split.dataset.path().display().to_string(),
+                "rows": text_split.dataset.len(),
+                "classes": classes,
+                "lengths": serde_json::to_value(&text_split.encoded.report).map_err(Failure::other)?,
+            });
+            data.insert(split.name().to_owned(), summary);
+        }
+        let in_json = |result: serde_json::Result<Value>| result.map_err(Failure::other);
+        Ok(json!({
+            "model": {
+                "name_or_path": recipe.model.name_or_path,
+                "directory": model_directory.display().to_string(),
+                "model_type": trainee.model.family().model_type,
+                "parameters": store.elements(),
+                "load_report": in_json(serde_json::to_value(load_report))?,
+            },
+            "data": data,
+            "reasons": reasons,
+            "method": recipe.strategy.method.name(),
+            "plan": in_json(serde_json::to_value(&self.plan))?,
+            "free_disk_bytes": self.free_disk_bytes,
+            "gemm_operations_per_second": self.gemm_rate,
+            "estimated_seconds_at_least": self.estimated_seconds(),
+            "findings": in_json(serde_json::to_value(findings))?,
+        }))
+    }
+}
