@@ -1,0 +1,11 @@
+//! The program as a user runs it, on a tiny BERT with random weights: run folders, answers, exit codes, kill and resume.
+//! Every test works in a temporary folder of its own, offline.
+
+mod artifact;
+mod equivalence;
+mod refusals;
+mod strategies;
+mod workspace;
+
+#[cfg(unix)]
+mod resume;
