@@ -75,6 +75,10 @@ pub trait TextBackbone: Send + Sync {
     fn linears_mut(&mut self) -> Vec<&mut Linear>;
 }
 
+/// Declares a family's backbone from its configuration.
+pub type DeclareBackbone =
+    fn(&ModelConfig, &mut ParameterBuilder) -> Result<Box<dyn TextBackbone>, ModelError>;
+
 /// A text family: how its network is built from `config.json`.
 pub struct TextFamily {
     /// `model_type` in `config.json`.
@@ -86,7 +90,7 @@ pub struct TextFamily {
     /// The reference implementation's class for sequence classification, written to `architectures`.
     pub sequence_classification: &'static str,
     /// Declares the backbone, group by group in depth order.
-    pub backbone: fn(&ModelConfig, &mut ParameterBuilder) -> Result<Box<dyn TextBackbone>, ModelError>,
+    pub backbone: DeclareBackbone,
     /// Declares the classification head for this many outputs.
     pub head: fn(
         &ModelConfig,

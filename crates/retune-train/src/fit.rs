@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use retune_checkpoint::ensure_space;
-use retune_data::{Target, TextDataset};
+use retune_data::{Severity, Target, TextDataset};
 use retune_nn::{Optimizer, OptimizerConfig, ParameterStore, Trainable};
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, fit_temperature};
 use retune_tasks::{ClassificationTask, ProblemType};
@@ -299,7 +299,11 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
     };
     trainer.emit(&Event::RunStarted(Box::new(started)));
     for finding in &prepared.findings {
-        trainer.emit(&Event::warning(finding.code, finding.to_string()));
+        let event = match finding.severity {
+            Severity::Info => Event::note(finding.to_string()),
+            _ => Event::warning(finding.code, finding.to_string()),
+        };
+        trainer.emit(&event);
     }
     for (split, report) in &prepared.lengths {
         if report.truncated + report.windowed > 0 {

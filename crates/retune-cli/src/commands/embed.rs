@@ -60,7 +60,7 @@ pub struct Embed {
     /// Another place to look for the model, such as pypi:NAME; may be given several times.
     #[arg(long, value_name = "MIRROR")]
     pub mirror: Vec<String>,
-    /// Keys of a recipe's [data] section, such as max_length=128, over_length=head_tail or missing_label=drop.
+    /// Keys of a recipe's data section, such as max_length=128, over_length=head_tail or missing_label=drop.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Print the result as one JSON object.
@@ -73,7 +73,7 @@ pub struct Embed {
 pub enum PoolingChoice {
     /// The mean of all tokens.
     Mean,
-    /// The first token's, [CLS] or <s>.
+    /// The first token's (BERT's CLS).
     Cls,
     /// The greatest value of each feature over all tokens.
     Max,

@@ -34,7 +34,7 @@ pub struct Eval {
     /// Rows computed at once; the result does not depend on it.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Keys of a recipe's [data] section, such as max_length=512 or label_column=intent.
+    /// Keys of a recipe's data section, such as max_length=512 or label_column=intent.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Print the result as one JSON object.

@@ -36,7 +36,7 @@ pub struct Predict {
     /// Rows computed at once; answers do not depend on it.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
-    /// Keys of a recipe's [data] section, such as max_length=512, over_length=window or text_column=message.
+    /// Keys of a recipe's data section, such as max_length=512, over_length=window or text_column=message.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
     /// Print a summary as one JSON object on standard output.
