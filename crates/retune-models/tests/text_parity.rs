@@ -266,3 +266,15 @@ fn twenty_optimizer_steps_follow_the_reference_losses() {
         }
     }
 }
+
+#[test]
+fn every_registered_family_has_a_golden_file() {
+    let goldens = Golden::all();
+    for family in retune_models::text::FAMILIES {
+        let model_type = family.model_type;
+        assert!(
+            goldens.iter().any(|golden| golden.json["config"]["model_type"] == model_type),
+            "{model_type} has no golden file in fixtures/models: add a case to make_golden.py"
+        );
+    }
+}
