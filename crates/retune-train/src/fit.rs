@@ -82,6 +82,7 @@ pub fn fit(
     let mut listeners = listeners;
     let mut recipe = recipe.clone();
     make_paths_absolute(&mut recipe);
+    RunFolder::open(&recipe.train.output_dir).require_free(recipe.train.overwrite_output_dir)?;
     // There is no log before the run folder is made, and no folder before all is known to be right.
     let mut unlogged = Vec::new();
     let prepared = {

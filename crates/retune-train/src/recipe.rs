@@ -96,6 +96,25 @@ impl Recipe {
         resolve(&mut self.model.name_or_path);
     }
 
+    /// The recipe as TOML without what is a default.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`].
+    pub fn to_short_toml(&self) -> Result<String, RecipeError> {
+        let parse = |text: String| text.parse::<toml::Table>().unwrap_or_default();
+        let (mut table, defaults) = (parse(self.to_toml()?), parse(Self::default().to_toml()?));
+        for (name, section) in &mut table {
+            let (Some(section), Some(default)) =
+                (section.as_table_mut(), defaults.get(name).and_then(toml::Value::as_table))
+            else {
+                continue;
+            };
+            section.retain(|key, value| default.get(key) != Some(value));
+        }
+        table.retain(|_, section| section.as_table().is_none_or(|section| !section.is_empty()));
+        Ok(table.to_string())
+    }
+
     /// The recipe as TOML, as `recipe.lock.toml` has it.
     ///
     /// # Errors

@@ -43,37 +43,44 @@ impl RunFolder {
         Self { root: root.into() }
     }
 
-    /// Makes the folder for a new run.
+    /// Whether a new run may be written here.
     ///
     /// # Errors
-    /// If it holds a run or other files already (unless `overwrite`), or cannot be written.
+    /// If the folder holds a run or other files already, unless `overwrite`.
+    pub fn require_free(&self, overwrite: bool) -> Result<(), TrainError> {
+        let is_free = std::fs::read_dir(&self.root).map_or(true, |mut entries| entries.next().is_none());
+        if is_free || overwrite {
+            return Ok(());
+        }
+        let problem = if self.path(Self::LOCK).is_file() {
+            "already holds a run; go on with `retune resume`, choose another train.output_dir, or set \
+             train.overwrite_output_dir = true"
+        } else {
+            "is not empty; choose another train.output_dir, or set train.overwrite_output_dir = true"
+        };
+        Err(TrainError::run_folder(&self.root, problem))
+    }
+
+    /// Makes the folder for a new run, rid of what an earlier run left.
+    ///
+    /// # Errors
+    /// As [`RunFolder::require_free`], or if it cannot be written.
     pub fn create(root: impl Into<PathBuf>, overwrite: bool) -> Result<Self, TrainError> {
         let folder = Self::open(root);
+        folder.require_free(overwrite)?;
         let root = &folder.root;
         std::fs::create_dir_all(root).map_err(TrainError::io(root))?;
-        let mut entries = std::fs::read_dir(root).map_err(TrainError::io(root))?;
-        if entries.next().is_some() {
-            if !overwrite {
-                let problem = if folder.path(Self::LOCK).is_file() {
-                    "already holds a run; go on with `retune resume`, choose another train.output_dir, or set \
-                     train.overwrite_output_dir = true"
-                } else {
-                    "is not empty; choose another train.output_dir, or set train.overwrite_output_dir = true"
-                };
-                return Err(TrainError::run_folder(root, problem));
+        // Only what a run writes is removed: other files in the folder are the user's.
+        for name in ["checkpoints", "predictions", "adapter", "tensorboard"] {
+            let path = folder.path(name);
+            if path.is_dir() {
+                std::fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
             }
-            // Only what a run writes is removed: other files in the folder are the user's.
-            for name in ["checkpoints", "predictions", "adapter", "tensorboard"] {
-                let path = folder.path(name);
-                if path.is_dir() {
-                    std::fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
-                }
-            }
-            for name in Self::FILES {
-                let path = folder.path(name);
-                if path.is_file() {
-                    std::fs::remove_file(&path).map_err(TrainError::io(&path))?;
-                }
+        }
+        for name in Self::FILES {
+            let path = folder.path(name);
+            if path.is_file() {
+                std::fs::remove_file(&path).map_err(TrainError::io(&path))?;
             }
         }
         Ok(folder)

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use retune::checkpoint::{ResolveOptions, write_atomic};
 use retune::kernels::Isa;
-use retune::train::recipe::RecipeError;
-use retune::train::{FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, StopFlag, TrainError, fit};
+use retune::train::{
+    FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, Split, StopFlag, TrainError, examine_recipe, fit,
+};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Fit;
@@ -54,7 +55,7 @@ pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
     let summary = train(&recipe, &options)?;
     if arguments.recipe.is_none() && summary.outcome != Outcome::Interrupted {
         let path = summary.folder.join("recipe.toml");
-        let text = recipe.to_toml().map_err(TrainError::from)?;
+        let text = recipe.to_short_toml().map_err(TrainError::from)?;
         write_atomic(&path, |file| file.write_all(text.as_bytes())).map_err(Failure::other)?;
         eprintln!("the recipe that was inferred is in {}", path.display());
     }
@@ -88,29 +89,39 @@ fn read_recipe(arguments: &Fit) -> Result<Recipe, Failure> {
         first.filter(|path| !path.is_file()).and_then(Path::to_str).filter(|text| text.contains('='));
     overrides.extend(first_change.map(str::to_owned));
     overrides.extend(arguments.overrides.iter().cloned());
-    let recipe = match first.filter(|_| first_change.is_none()) {
-        Some(path) => Recipe::load(path, &overrides).map(|mut recipe| {
+    match first.filter(|_| first_change.is_none()) {
+        Some(path) => {
+            let mut recipe = Recipe::load(path, &overrides).map_err(TrainError::from)?;
             recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
-            recipe
-        }),
+            Ok(recipe)
+        }
         None if arguments.model.is_some() && arguments.train.is_some() => {
-            Recipe::parse("", "command line", &overrides).and_then(inferred)
+            inferred(Recipe::parse("", "command line", &overrides).map_err(TrainError::from)?)
         }
         None => {
             let usage = "name a recipe, or a model and its data: retune fit --model DIR --train FILE";
-            return Err(Failure::usage(usage));
+            Err(Failure::usage(usage))
         }
-    };
-    recipe.map_err(|error| TrainError::from(error).into())
+    }
 }
 
-/// What a recipe that nobody wrote adds: a validation split, and rates that spare the lower layers.
-fn inferred(mut recipe: Recipe) -> Result<Recipe, RecipeError> {
+/// Completes a recipe that nobody wrote: a validation split, and columns and task as the data has them.
+fn inferred(mut recipe: Recipe) -> Result<Recipe, Failure> {
     if recipe.data.validation.is_none() && recipe.data.validation_split.is_none() {
         recipe.data.validation_split = Some(0.1);
     }
-    recipe.check()?;
-    eprintln!("no recipe given; this one is used:\n\n{}", recipe.to_toml()?);
+    recipe.check().map_err(TrainError::from)?;
+    let examination = examine_recipe(&recipe)?;
+    if let Some(train) = examination.files.iter().find(|file| file.split == Some(Split::Train)) {
+        let roles = &train.roles;
+        recipe.data.text_column = Some(roles.text.clone());
+        recipe.data.text_pair_column = roles.text_pair.clone();
+        if let [label] = roles.labels.as_slice() {
+            recipe.data.label_column = Some(label.clone());
+        }
+        roles.reasons.iter().for_each(|reason| eprintln!("{reason}"));
+    }
+    eprintln!("no recipe given; this one is used:\n\n{}", recipe.to_short_toml().map_err(TrainError::from)?);
     Ok(recipe)
 }
 
