@@ -47,13 +47,13 @@ pub fn isa() -> Result<Option<Isa>, Failure> {
 
 /// Runs the command.
 pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
-    let recipe = read_recipe(arguments)?;
+    let (recipe, is_inferred) = read_recipe(arguments)?;
     let options = options()?;
     if arguments.seeds.is_some() || arguments.folds.is_some() {
         return super::repeat::run(arguments, &recipe, options);
     }
     let summary = train(&recipe, &options)?;
-    if arguments.recipe.is_none() && summary.outcome != Outcome::Interrupted {
+    if is_inferred && summary.outcome != Outcome::Interrupted {
         let path = summary.folder.join("recipe.toml");
         let text = recipe.to_short_toml().map_err(TrainError::from)?;
         write_atomic(&path, |file| file.write_all(text.as_bytes())).map_err(Failure::other)?;
@@ -68,8 +68,8 @@ pub fn train(recipe: &Recipe, options: &FitOptions<'_>) -> Result<RunSummary, Fa
     Ok(fit(recipe, options, vec![&mut console])?)
 }
 
-/// The recipe file with the command line's changes, or one made of the command line alone.
-fn read_recipe(arguments: &Fit) -> Result<Recipe, Failure> {
+/// The recipe file with the command line's changes, or one made of the command line alone; and whether it is the latter.
+fn read_recipe(arguments: &Fit) -> Result<(Recipe, bool), Failure> {
     let given = |key: &str, value: &Option<String>| {
         value.as_ref().map(|value| format!("{key}={}", toml_string(value)))
     };
@@ -93,10 +93,11 @@ fn read_recipe(arguments: &Fit) -> Result<Recipe, Failure> {
         Some(path) => {
             let mut recipe = Recipe::load(path, &overrides).map_err(TrainError::from)?;
             recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
-            Ok(recipe)
+            Ok((recipe, false))
         }
         None if arguments.model.is_some() && arguments.train.is_some() => {
-            inferred(Recipe::parse("", "command line", &overrides).map_err(TrainError::from)?)
+            let recipe = Recipe::parse("", "command line", &overrides).map_err(TrainError::from)?;
+            Ok((inferred(recipe)?, true))
         }
         None => {
             let usage = "name a recipe, or a model and its data: retune fit --model DIR --train FILE";
