@@ -5,6 +5,7 @@ mod artifact;
 mod equivalence;
 mod refusals;
 mod strategies;
+mod tasks;
 mod workspace;
 
 #[cfg(unix)]
