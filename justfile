@@ -44,6 +44,7 @@ fixtures:
     {{ python }} fixtures/data/make_tables.py
     {{ python }} fixtures/metrics/make_metrics_golden.py
     {{ python }} fixtures/schedules/make_schedules_golden.py > fixtures/schedules/schedules_golden.json
+    {{ python }} fixtures/optimizers/make_golden.py
     ruff check fixtures bench
     ruff format --check fixtures bench
 

@@ -117,7 +117,7 @@ impl<'s> Tape<'s> {
     /// `a` [rank, in], `b` [out, rank]. The dense update b·a is never formed.
     pub fn low_rank_add(
         &mut self,
-        base: &Var,
+        base: Var,
         x: &Var,
         a: &Var,
         b: &Var,
@@ -130,10 +130,11 @@ impl<'s> Tape<'s> {
             None => x.tensor().clone(),
         };
         let (low, _) = ops::linear(&context, &x_dropped, a.tensor(), None, Activation::Identity, false);
-        let mut y = base.tensor().clone();
+        let (mut y, base) = base.into_parts();
         ops::add_matmul(&context, &mut y, &low, b.tensor(), scale);
-        self.record(y, &[base, x, a, b], || {
-            let (base, x, a, b) = (base.clone(), x.clone(), a.clone(), b.clone());
+        let needs_gradient = base.needs_gradient() || [x, a, b].iter().any(|input| input.needs_gradient());
+        self.record_if(needs_gradient, y, || {
+            let (x, a, b) = (x.clone(), a.clone(), b.clone());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
                 if let Some(db) = walk.parameter_gradient(&b) {
@@ -152,7 +153,7 @@ impl<'s> Tape<'s> {
                         walk.accumulate(&x, dx);
                     }
                 }
-                walk.accumulate(&base, dy);
+                walk.accumulate_at(base, dy);
             }
         })
     }

@@ -39,11 +39,26 @@ impl Var {
         self.source != Source::Constant
     }
 
+    /// The value, for an operation that overwrites it, and where its gradient goes.
+    pub(crate) fn into_parts(self) -> (Tensor, GradientTarget) {
+        (self.tensor, GradientTarget(self.source))
+    }
+
     fn slot(&self) -> Option<usize> {
         match self.source {
             Source::Parameter(slot) => Some(slot),
             _ => None,
         }
+    }
+}
+
+/// Where a variable's gradient goes, without its value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GradientTarget(Source);
+
+impl GradientTarget {
+    pub(crate) fn needs_gradient(self) -> bool {
+        self.0 != Source::Constant
     }
 }
 
@@ -161,7 +176,12 @@ impl Backward<'_> {
 
     /// Adds to the gradient of `var`; nothing happens if it needs none.
     pub fn accumulate(&mut self, var: &Var, gradient: Tensor) {
-        match var.source {
+        self.accumulate_at(GradientTarget(var.source), gradient);
+    }
+
+    /// As [`Backward::accumulate`], for a variable whose value was overwritten.
+    pub(crate) fn accumulate_at(&mut self, target: GradientTarget, gradient: Tensor) {
+        match target.0 {
             Source::Constant => {}
             Source::Parameter(slot) => {
                 ops::add_into(self.context, self.gradients.slot_mut(slot), &gradient);

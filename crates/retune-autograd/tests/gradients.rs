@@ -223,7 +223,7 @@ fn low_rank_add_has_the_gradients_of_its_definition() {
             &[Value("base", [7, 6]), Value("x", [7, 10]), Matrix("a", [2, 10]), Matrix("b", [6, 2])],
             |tape, v| {
                 let spec = with_dropout.then(|| dropout_spec(7));
-                tape.low_rank_add(&v[0], &v[1], &v[2], &v[3], 0.75, spec)
+                tape.low_rank_add(v[0].clone(), &v[1], &v[2], &v[3], 0.75, spec)
             },
             |v| {
                 let x = if with_dropout { dropped(&v[1], 10) } else { v[1].clone() };

@@ -1,8 +1,6 @@
-//! Which samples make up which batch, as a pure function of (seed, epoch, cursor), and packing them.
+//! Which samples make up which batch, as a pure function of (seed, epoch, cursor).
 //!
 //! A resumed run asks for batch 17 of epoch 3 and gets the very batch that the uninterrupted run had.
-
-use crate::tokenize::TokenSequence;
 
 /// The golden-ratio increment of SplitMix64 (Steele, Lea, Flood 2014).
 const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -131,50 +129,6 @@ impl EpochBatches {
     }
 }
 
-/// Token sequences one behind the other, without padding.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TokenBatch {
-    /// Token ids, `[tokens]`.
-    pub token_ids: Vec<u32>,
-    /// Segment ids, `[tokens]`.
-    pub type_ids: Vec<u32>,
-    /// Positions within each sequence from 0, `[tokens]`; a family with an offset (RoBERTa) adds its own.
-    pub position_ids: Vec<u32>,
-    /// Cumulative starts, `[sequences + 1]`, as FlashAttention's `cu_seqlens`.
-    pub offsets: Vec<u32>,
-}
-
-impl TokenBatch {
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.offsets.len().saturating_sub(1)
-    }
-
-    /// Number of tokens.
-    pub fn tokens(&self) -> usize {
-        self.token_ids.len()
-    }
-}
-
-/// Packs sequences into a batch. All of them together must have fewer than 2³² tokens.
-pub fn pack(sequences: &[&TokenSequence]) -> TokenBatch {
-    let tokens = sequences.iter().map(|sequence| sequence.ids.len()).sum();
-    let mut batch = TokenBatch {
-        token_ids: Vec::with_capacity(tokens),
-        type_ids: Vec::with_capacity(tokens),
-        position_ids: Vec::with_capacity(tokens),
-        offsets: Vec::with_capacity(sequences.len() + 1),
-    };
-    batch.offsets.push(0);
-    for sequence in sequences {
-        batch.token_ids.extend_from_slice(&sequence.ids);
-        batch.type_ids.extend_from_slice(&sequence.type_ids);
-        batch.position_ids.extend(0..sequence.ids.len() as u32);
-        batch.offsets.push(batch.token_ids.len() as u32);
-    }
-    batch
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,15 +174,5 @@ mod tests {
         };
         let ungrouped = BatchOrder::new(lengths.clone(), 10, 1, false, true, false).epoch(0);
         assert!(spread(&epoch) * 5 < spread(&ungrouped));
-    }
-
-    #[test]
-    fn packing_counts_positions_per_sequence() {
-        let sequence = |ids: &[u32]| TokenSequence { ids: ids.to_vec(), type_ids: vec![0; ids.len()] };
-        let batch = pack(&[&sequence(&[5, 6, 7]), &sequence(&[8])]);
-        assert_eq!(batch.token_ids, [5, 6, 7, 8]);
-        assert_eq!(batch.position_ids, [0, 1, 2, 0]);
-        assert_eq!(batch.offsets, [0, 3, 4]);
-        assert_eq!((batch.sequences(), batch.tokens()), (2, 4));
     }
 }

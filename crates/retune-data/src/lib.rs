@@ -1,7 +1,7 @@
 //! From data files to batches: read → check → assign roles → split → encode → batch.
 //!
 //! Text today; pictures and audio will sit beside it behind the same findings, splits and batch order. Nothing
-//! here knows of tensors or models: a batch leaves as plain integers, packed and never padded.
+//! here knows of tensors or models: what leaves are plain integers.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -27,7 +27,7 @@ mod table;
 mod tokenize;
 mod tokenizer_files;
 
-pub use batch::{BatchOrder, EpochBatches, TokenBatch, pack};
+pub use batch::{BatchOrder, EpochBatches};
 pub use check::{CheckOptions, check_table};
 pub use dataset::{DatasetOptions, OnMissing, Target, TextDataset, TextExample};
 pub use error::{DataError, nearest};

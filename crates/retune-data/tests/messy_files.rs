@@ -185,7 +185,7 @@ fn planted_faults_are_found_at_their_lines() {
     assert_eq!(
         found(&findings, "empty-text"),
         [
-            "messy.csv:5: error[empty-text]: column `text`: the text is empty (fill it in, or set on_missing = \"drop\")"
+            "messy.csv:5: error[empty-text]: column `text`: the text is empty (fill it in, or set missing_label = \"drop\")"
         ]
     );
     let missing = found(&findings, "missing-label");

@@ -66,6 +66,16 @@ pub enum ModelError {
         /// The last parts of the layers' names.
         known: String,
     },
+    /// A LoRA rank beyond the layer's sizes, which is no low rank and may not fit in memory.
+    #[error("strategy.r = {rank} is more than the {largest} that {layer} has; take 4 to 64")]
+    LoraRank {
+        /// The rank asked for.
+        rank: usize,
+        /// The smaller of the layer's sizes.
+        largest: usize,
+        /// The layer.
+        layer: String,
+    },
     /// Reading the checkpoint failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

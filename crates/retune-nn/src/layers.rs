@@ -66,6 +66,11 @@ impl Linear {
         self.weight
     }
 
+    /// The greatest rank that its weight can have: the smaller of its sizes.
+    pub fn largest_rank(&self) -> usize {
+        self.input_size.min(self.output_size)
+    }
+
     /// The low-rank branch, if one was attached.
     pub fn low_rank(&self) -> Option<&LowRank> {
         self.low_rank.as_ref()
@@ -103,7 +108,7 @@ impl Linear {
         let dropout = forward.dropout_spec(low_rank.site, low_rank.dropout, rows);
         let tape = forward.tape();
         let base = tape.linear(x, &weight, bias.as_ref(), Activation::Identity);
-        let sum = tape.low_rank_add(&base, x, &a, &b, low_rank.scale, dropout);
+        let sum = tape.low_rank_add(base, x, &a, &b, low_rank.scale, dropout);
         tape.activation(&sum, activation)
     }
 }

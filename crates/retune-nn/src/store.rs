@@ -148,7 +148,7 @@ impl ParameterBuilder {
 }
 
 /// The values of a model's parameters. Cloning shares them; a write to shared values copies them first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ParameterStore {
     declarations: Vec<Declaration>,
     tensors: Vec<Tensor>,

@@ -76,6 +76,7 @@ impl TrainError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) | Self::Setting(_) => 2,
+            Self::Model(ModelError::LoraTarget { .. } | ModelError::LoraRank { .. }) => 2,
             Self::Data(error) if error.is_refusal() => 3,
             Self::Data(DataError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => 1,
             Self::Data(_) => 2,

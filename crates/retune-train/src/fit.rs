@@ -15,12 +15,11 @@ use serde_json::{Map, Value, json};
 use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
+use crate::plan::disk_bytes;
 use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
 use crate::recipe::Recipe;
 use crate::run_folder::LogFile;
-use crate::state::{
-    Progress, Snapshot, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement,
-};
+use crate::state::{Progress, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement};
 use crate::text::TextTrainee;
 use crate::trainee::{Split, Trainee};
 use crate::trainer::{LossFunction, Outcome, StopFlag, Trainer, metric_values};
@@ -206,12 +205,14 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn execute(self, mut listeners: Vec<&mut dyn Listener>) -> Result<RunSummary, TrainError> {
-        let Self { prepared, folder, options, resume_from, unlogged } = self;
-        let Prepared { recipe, task, trainee, store, stages, .. } = &prepared;
+        let Self { mut prepared, folder, options, resume_from, unlogged } = self;
+        // Taken out, so that the trained values are held once.
+        let store = std::mem::take(&mut prepared.store);
+        let Prepared { recipe, task, trainee, stages, .. } = &prepared;
         let progress = resume_from.as_deref().map(read_progress).transpose()?.unwrap_or_default();
         let mut log = LogFile::open(&folder, progress.log_bytes)?;
         unlogged.iter().for_each(|event| log.on_event(event));
-        let before = fingerprints(store);
+        let before = fingerprints(&store);
         let average = recipe.train.ema_decay.map(|_| store.clone());
         let mut heard_by: Vec<&mut dyn Listener> = Vec::with_capacity(listeners.len() + 1);
         for listener in &mut listeners {
@@ -225,7 +226,7 @@ impl Run<'_> {
             task,
             loss: options.loss,
             context: prepared.context.clone(),
-            store: store.clone(),
+            store,
             average,
             optimizer: Optimizer::new(optimizer_config(recipe)),
             progress,
@@ -295,7 +296,7 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
         eval_samples: trainee.samples(Split::Validation),
         test_samples: trainee.samples(Split::Test),
         total_steps: trainer.total_steps(),
-        parameters: prepared.store.elements(),
+        parameters: trainer.store.elements(),
         seed: prepared.recipe.train.seed,
     };
     trainer.emit(&Event::RunStarted(Box::new(started)));
@@ -311,15 +312,7 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
             trainer.emit(&Event::warning("over-length", format!("{}: {report}", split.name())));
         }
     }
-    let snapshot = Snapshot {
-        store: &trainer.store,
-        average: trainer.average.as_ref(),
-        optimizer: &trainer.optimizer,
-        progress: &trainer.progress,
-    };
-    // Weights with two moments per checkpoint, the best weights, the artifact.
-    let copies = prepared.recipe.train.save_total_limit.unwrap_or(2) as u64 + 1;
-    ensure_space(folder.root(), snapshot.bytes() * (3 * copies + 2))?;
+    ensure_space(folder.root(), disk_bytes(&prepared.recipe, &trainer.store))?;
     let options = quick_options();
     let mut baselines = Map::new();
     for split in [Split::Validation, Split::Test] {

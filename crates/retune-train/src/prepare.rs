@@ -14,6 +14,7 @@ use retune_kernels::{Cpu, Isa};
 use retune_models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{ParameterBuilder, ParameterStore};
+use retune_tasks::metrics::{METRICS, Metric};
 use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
@@ -75,6 +76,22 @@ pub struct Prepared {
     pub hashes: BTreeMap<String, String>,
     /// Device, kernels, pool.
     pub context: Context,
+}
+
+/// Refuses a metric that does not exist, before the first step rather than at the first evaluation.
+fn check_metric(recipe: &Recipe, task: &ClassificationTask) -> Result<(), TrainError> {
+    let Some(name) = &recipe.train.metric_for_best_model else { return Ok(()) };
+    let bare = name.strip_prefix("eval_").unwrap_or(name);
+    if bare == "loss" || Metric::find(bare).is_some() {
+        return Ok(());
+    }
+    let known = METRICS.iter().map(|metric| metric.name);
+    let hint = retune_data::nearest(bare, known)
+        .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+    Err(TrainError::Setting(format!(
+        "train.metric_for_best_model = \"{name}\" is no metric{hint} The default here is \"{}\"",
+        task.default_metric()
+    )))
 }
 
 /// The reading options of a recipe.
@@ -195,6 +212,7 @@ pub fn prepare(
     let datasets = make_datasets(&recipe, options, tables, &config, tell)?;
     let task = make_task(&mut recipe, &datasets[&Split::Train])?;
 
+    check_metric(&recipe, &task)?;
     let lora = (recipe.strategy.method == Method::Lora).then(|| LoraConfig {
         r: recipe.strategy.r,
         lora_alpha: recipe.strategy.lora_alpha,
@@ -301,6 +319,8 @@ fn find_model(
             resolve(&recipe.model.name_or_path, &resolve_options, &mut say)?.directory
         }
     };
+    // Hashes are recorded by path: a run that is resumed from another folder must find the same paths.
+    let directory = std::fs::canonicalize(&directory).unwrap_or(directory);
     let config = ModelConfig::open(&directory.join("config.json"))?;
     Ok((directory, config))
 }
@@ -423,7 +443,13 @@ fn class_weights(
                 }
             }
             let weight = |name: &String| weights.get(name).map_or(1.0, |&weight| weight as f32);
-            Ok(Some(labels.names().iter().map(weight).collect()))
+            let weights: Vec<f32> = labels.names().iter().map(weight).collect();
+            if weights.iter().all(|&weight| weight == 0.0) {
+                return Err(TrainError::Setting(
+                    "task.class_weights are all 0: nothing would be learned".to_owned(),
+                ));
+            }
+            Ok(Some(weights))
         }
     }
 }

@@ -30,8 +30,6 @@ pub struct Stage {
     pub schedule: ScheduleSection,
     /// Evaluations without improvement after which the stage ends.
     pub early_stopping_patience: Option<u32>,
-    /// Whether it then gives way to the next stage. Without one after it, training ends.
-    pub advance_on_plateau: bool,
 }
 
 /// The stages of a recipe on a model with these layer groups (depth order, the head last).
@@ -62,7 +60,7 @@ pub fn plan_stages(recipe: &Recipe, groups: &[LayerGroup]) -> Result<Vec<Stage>,
             return Err(recipe.error(&path, no_such_group(groups)));
         }
     }
-    let mut stages = match recipe.strategy.method {
+    Ok(match recipe.strategy.method {
         Method::Head => planner.single("head", &planner.top(1)),
         Method::LastN => planner.last_n()?,
         Method::Full => planner.single("all", &planner.top(groups.len())),
@@ -74,12 +72,7 @@ pub fn plan_stages(recipe: &Recipe, groups: &[LayerGroup]) -> Result<Vec<Stage>,
         Method::Gradual => planner.gradual()?,
         Method::FineTune => planner.fine_tune(),
         Method::Stages => planner.explicit()?,
-    };
-    let last = stages.len().saturating_sub(1);
-    for (index, stage) in stages.iter_mut().enumerate() {
-        stage.advance_on_plateau = index < last && stage.early_stopping_patience.is_some();
-    }
-    Ok(stages)
+    })
 }
 
 struct Planner<'a> {
@@ -129,7 +122,6 @@ impl Planner<'_> {
             learning_rates: self.rates(trainable, |distance| base * decay.powf(distance as f64)),
             schedule: self.recipe.schedule.clone(),
             early_stopping_patience: self.recipe.train.early_stopping_patience,
-            advance_on_plateau: false,
         }
     }
 

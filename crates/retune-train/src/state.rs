@@ -107,6 +107,10 @@ impl Snapshot<'_> {
     /// Writes it as `checkpoints/step-N`.
     pub fn write(&self, checkpoints: &Path) -> Result<PathBuf, TrainError> {
         let target = checkpoints.join(format!("step-{:08}", self.progress.step));
+        if target.join(PROGRESS).is_file() {
+            // A step has one state: what is there is what would be written.
+            return Ok(target);
+        }
         let temporary = checkpoints.join(format!(".step-{:08}.partial", self.progress.step));
         remove_folder(&temporary)?;
         std::fs::create_dir_all(&temporary).map_err(TrainError::io(&temporary))?;

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
+use crate::plan::{stage_steps, steps_per_epoch};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
 use crate::stages::Stage;
@@ -147,18 +148,11 @@ impl Trainer<'_> {
 
     /// Sums of all steps of all stages.
     pub fn total_steps(&self) -> u64 {
-        self.stages.iter().map(|stage| self.stage_steps(stage)).sum()
+        self.stages.iter().map(|stage| stage_steps(stage, self.steps_per_epoch())).sum()
     }
 
     fn steps_per_epoch(&self) -> u64 {
-        let train = &self.recipe.train;
-        let batches = self.trainee.samples(Split::Train).div_ceil(train.per_device_train_batch_size);
-        (batches.div_ceil(train.gradient_accumulation_steps) as u64).max(1)
-    }
-
-    fn stage_steps(&self, stage: &Stage) -> u64 {
-        let by_epochs = (stage.epochs * self.steps_per_epoch() as f64).ceil() as u64;
-        stage.max_steps.unwrap_or(by_epochs).max(1)
+        steps_per_epoch(self.recipe, self.trainee.samples(Split::Train))
     }
 
     /// The parameters that train in a stage.
@@ -174,7 +168,7 @@ impl Trainer<'_> {
     fn enter_stage<'s>(&mut self, stage: &'s Stage) -> StageRun<'s> {
         let trainable = Self::stage_trainable(&self.store, stage);
         self.optimizer.set_trainable(&self.store, &trainable);
-        let total_steps = self.stage_steps(stage);
+        let total_steps = stage_steps(stage, self.steps_per_epoch());
         let schedule = Schedule::new(&stage.schedule, total_steps);
         if self.progress.plateau.is_none() {
             self.progress.plateau = ReducePlateau::for_section(&stage.schedule);

@@ -13,7 +13,7 @@ use retune::tasks::metrics::{
 use retune::train::{Evaluation, Predictor};
 use serde_json::{Value, json};
 
-use super::predict::{all_logits, data_recipe, open};
+use super::predict::{all_logits, data_recipe, open, require_model};
 use crate::console::{Failure, print_line};
 
 /// `retune eval`
@@ -81,6 +81,7 @@ pub fn run(arguments: &Eval) -> Result<ExitCode, Failure> {
 
 /// The data to evaluate on, with the column settings of the model's own run.
 fn data_of(model: &Path, data: Option<&Path>) -> Result<(PathBuf, Vec<String>), Failure> {
+    require_model(model)?;
     let lock = std::fs::read_to_string(model.join("recipe.lock.toml")).ok();
     let lock: Option<toml::Table> = lock.and_then(|text| text.parse().ok());
     let section = lock.as_ref().and_then(|lock| lock.get("data")?.as_table());

@@ -109,6 +109,14 @@ pub fn data_recipe(model: &Path, data: &Path, overrides: &[String]) -> Result<Re
     Recipe::parse("", "command line", &all).map_err(|error| TrainError::from(error).into())
 }
 
+/// Refuses a path that is no folder.
+pub fn require_model(model: &Path) -> Result<(), Failure> {
+    if model.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{}: no such model folder", model.display())))
+}
+
 /// Opens a model; settings of the command line win over those it was trained with.
 pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Predictor, Failure> {
     let sets = |key: &str| {
@@ -122,9 +130,7 @@ pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Predi
         isa: super::fit::isa()?,
         features_only: false,
     };
-    if !model.is_dir() {
-        return Err(Failure::usage(format!("{}: no such model folder", model.display())));
-    }
+    require_model(model)?;
     Ok(Predictor::open(model, &options)?)
 }
 

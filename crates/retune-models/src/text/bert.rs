@@ -3,7 +3,9 @@
 use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, number, require_absolute_positions};
+use super::encoder::{
+    Encoder, EncoderNames, EncoderSizes, activation, dropout_rate, number, require_absolute_positions,
+};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily};
 use crate::ModelError;
@@ -48,8 +50,8 @@ pub(super) fn sizes(config: &ModelConfig, first_position: usize) -> Result<Encod
         type_vocab_size: config.optional_integer("type_vocab_size")?.unwrap_or(2),
         first_position,
         activation: activation(config, "hidden_act")?,
-        hidden_dropout: number(config, "hidden_dropout_prob", 0.1)?,
-        attention_dropout: number(config, "attention_probs_dropout_prob", 0.1)?,
+        hidden_dropout: dropout_rate(config, "hidden_dropout_prob", 0.1)?,
+        attention_dropout: dropout_rate(config, "attention_probs_dropout_prob", 0.1)?,
         layer_norm_eps: number(config, "layer_norm_eps", 1e-12)?,
         initializer_range: number(config, "initializer_range", 0.02)?,
     }
@@ -71,7 +73,7 @@ fn head(
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
     let sizes = sizes(config, 0)?;
-    let dropout = number(config, "classifier_dropout", sizes.hidden_dropout)?;
+    let dropout = dropout_rate(config, "classifier_dropout", sizes.hidden_dropout)?;
     let layers = HeadLayers {
         dense: "bert.pooler.dense",
         activation: retune_tensor::Activation::Tanh,

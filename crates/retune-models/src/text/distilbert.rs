@@ -4,7 +4,7 @@
 use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, number};
+use super::encoder::{Encoder, EncoderNames, EncoderSizes, activation, dropout_rate, number};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily};
 use crate::ModelError;
@@ -39,8 +39,8 @@ fn sizes(config: &ModelConfig) -> Result<EncoderSizes, ModelError> {
         type_vocab_size: 0,
         first_position: 0,
         activation: activation(config, "activation")?,
-        hidden_dropout: number(config, "dropout", 0.1)?,
-        attention_dropout: number(config, "attention_dropout", 0.1)?,
+        hidden_dropout: dropout_rate(config, "dropout", 0.1)?,
+        attention_dropout: dropout_rate(config, "attention_dropout", 0.1)?,
         layer_norm_eps: 1e-12,
         initializer_range: number(config, "initializer_range", 0.02)?,
     }
@@ -61,7 +61,7 @@ fn head(
     outputs: usize,
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
-    let dropout = number(config, "seq_classif_dropout", 0.2)?;
+    let dropout = dropout_rate(config, "seq_classif_dropout", 0.2)?;
     let layers = HeadLayers {
         dense: "pre_classifier",
         activation: retune_tensor::Activation::Relu,

@@ -59,6 +59,9 @@ impl EncoderSizes {
         if self.heads == 0 || !self.hidden_size.is_multiple_of(self.heads) {
             return refuse(heads_key, self.heads, "the hidden size must be a multiple of it");
         }
+        if self.layers > MOST_LAYERS {
+            return refuse("num_hidden_layers", self.layers, "no model has so many blocks");
+        }
         if self.max_position_embeddings <= self.first_position {
             return refuse(
                 "max_position_embeddings",
@@ -68,6 +71,19 @@ impl EncoderSizes {
         }
         Ok(self)
     }
+}
+
+/// Blocks that a model may have: far more than any has, far fewer than memory.
+const MOST_LAYERS: usize = 10_000;
+
+/// A dropout probability of the configuration, or its default.
+pub(super) fn dropout_rate(config: &ModelConfig, key: &'static str, default: f32) -> Result<f32, ModelError> {
+    let value = number(config, key, default)?;
+    if (0.0..1.0).contains(&value) {
+        return Ok(value);
+    }
+    let problem = "a dropout probability is at least 0 and less than 1".to_owned();
+    Err(ModelError::Config { key, value: value.to_string(), problem })
 }
 
 /// A number of the configuration, or its default.

@@ -64,6 +64,11 @@ impl LoraConfig {
         let scale = self.lora_alpha / self.r as f32;
         for linear in linears {
             if targets.iter().any(|target| matches(linear.name(), target)) {
+                let largest = linear.largest_rank();
+                if self.r > largest {
+                    let layer = linear.name().to_owned();
+                    return Err(ModelError::LoraRank { rank: self.r, largest, layer });
+                }
                 linear.attach_low_rank(builder, self.r, scale, self.lora_dropout);
             }
         }

@@ -5,7 +5,7 @@
 use retune_checkpoint::ModelConfig;
 use retune_nn::ParameterBuilder;
 
-use super::encoder::{Encoder, EncoderSizes, number};
+use super::encoder::{Encoder, EncoderSizes, dropout_rate};
 use super::head::{ClassificationHead, HeadLayers, HeadOverrides};
 use super::{TextBackbone, TextFamily, bert};
 use crate::ModelError;
@@ -47,7 +47,7 @@ fn head(
     overrides: &HeadOverrides,
 ) -> Result<ClassificationHead, ModelError> {
     let sizes = sizes(config)?;
-    let dropout = number(config, "classifier_dropout", sizes.hidden_dropout)?;
+    let dropout = dropout_rate(config, "classifier_dropout", sizes.hidden_dropout)?;
     let layers = HeadLayers {
         dense: "classifier.dense",
         activation: retune_tensor::Activation::Tanh,

@@ -86,8 +86,9 @@ pub fn add(context: &Context, x: &Tensor, y: &Tensor) -> Tensor {
 /// `x += y`.
 pub fn add_assign(context: &Context, x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.elements(), y.elements(), "add_assign: {x:?} and {y:?}");
+    let values = x.make_mut();
     if let Some(cpu) = context.kernels() {
-        kernels::add_assign(cpu, x.make_mut(), y.values());
+        kernels::add_assign(cpu, values, y.values());
     }
 }
 
@@ -100,7 +101,8 @@ pub fn add_into(context: &Context, sum: &mut [f32], x: &Tensor) {
 
 /// `x *= factor`.
 pub fn scale_assign(context: &Context, x: &mut Tensor, factor: f32) {
+    let values = x.make_mut();
     if let Some(cpu) = context.kernels() {
-        kernels::scale_assign(cpu, x.make_mut(), factor);
+        kernels::scale_assign(cpu, values, factor);
     }
 }

@@ -41,6 +41,8 @@ pub fn linear(
 pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, scale: f32) {
     let (m, n, k) = (a.rows(), b.rows(), a.width());
     context.count(2 * m * n * k);
+    // Taken on `Meta` too: a shared tensor is copied first, which costs memory.
+    let values = x.make_mut();
     if let Some(cpu) = context.kernels() {
         let product = Gemm {
             layout: Layout::Nt,
@@ -54,7 +56,7 @@ pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, sca
             bias: None,
             activation: Activation::Identity,
         };
-        gemm(cpu, &product, x.make_mut(), None);
+        gemm(cpu, &product, values, None);
     }
 }
 
@@ -70,6 +72,7 @@ pub fn linear_input_gradient(
     context.count(2 * m * n * k);
     let accumulate = accumulate_into.is_some();
     let mut dx = accumulate_into.unwrap_or_else(|| context.allocate([m, n]));
+    let values = dx.make_mut();
     if let Some(cpu) = context.kernels() {
         let product = Gemm {
             layout: Layout::Nn,
@@ -83,7 +86,7 @@ pub fn linear_input_gradient(
             bias: None,
             activation: Activation::Identity,
         };
-        gemm(cpu, &product, dx.make_mut(), None);
+        gemm(cpu, &product, values, None);
     }
     dx
 }

@@ -62,7 +62,6 @@ fn a_group_has_a_rate_iff_it_trains_the_head_always_trains_and_rates_fall_toward
                     }
                     let steps: Option<u64> = stages.iter().map(|stage| stage.max_steps).sum();
                     assert_eq!(steps, (length == "max_steps=3").then_some(3), "{overrides:?} {blocks}");
-                    assert!(!stages.last().unwrap().advance_on_plateau);
                 }
             }
         }
@@ -120,15 +119,15 @@ fn gradual_unfreezes_at_the_epochs_that_the_recipe_gives() {
 
 #[test]
 fn a_stage_without_improvement_gives_way_to_the_next_but_the_last_ends_training() {
-    let patience = |stages: &[Stage]| -> Vec<(Option<u32>, bool)> {
-        stages.iter().map(|stage| (stage.early_stopping_patience, stage.advance_on_plateau)).collect()
+    let patience = |stages: &[Stage]| -> Vec<Option<u32>> {
+        stages.iter().map(|stage| stage.early_stopping_patience).collect()
     };
     let gradual = ["method=gradual", "num_train_epochs=3"];
-    assert_eq!(patience(&plan(&gradual, 6)), [(None, false); 3]);
+    assert_eq!(patience(&plan(&gradual, 6)), [None; 3]);
     let stages = plan(&[&gradual[..], &["gradual_patience=2"]].concat(), 6);
-    assert_eq!(patience(&stages), [(Some(2), true), (Some(2), true), (None, false)]);
+    assert_eq!(patience(&stages), [Some(2), Some(2), None]);
     let stages = plan(&[&gradual[..], &["early_stopping_patience=4"]].concat(), 6);
-    assert_eq!(patience(&stages), [(Some(4), true), (Some(4), true), (Some(4), false)]);
+    assert_eq!(patience(&stages), [Some(4), Some(4), Some(4)]);
 }
 
 #[test]
@@ -213,9 +212,8 @@ fn explicit_stages_take_what_they_do_not_say_from_the_recipe() {
     assert_eq!(stages[2].learning_rates, [4e-5; 4]);
     assert_eq!(stages[0].schedule.name, ScheduleName::Cosine);
     assert_eq!(stages[1].schedule.name, ScheduleName::Linear);
-    let patience: Vec<_> =
-        stages.iter().map(|stage| (stage.early_stopping_patience, stage.advance_on_plateau)).collect();
-    assert_eq!(patience, [(Some(3), true), (Some(1), true), (Some(3), false)]);
+    let patience: Vec<_> = stages.iter().map(|stage| stage.early_stopping_patience).collect();
+    assert_eq!(patience, [Some(3), Some(1), Some(3)]);
 }
 
 #[test]
