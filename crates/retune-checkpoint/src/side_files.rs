@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokenizer_files_are_copied_and_weights_are_not() {
+    fn tokenizer_files_are_copied_and_weights_and_another_tasks_pooling_are_not() {
         let from = tempfile::tempdir().unwrap();
         let to = tempfile::tempdir().unwrap();
         std::fs::create_dir(from.path().join("1_Pooling")).unwrap();
@@ -59,8 +59,9 @@ mod tests {
             std::fs::write(from.path().join(name), name).unwrap();
         }
         let copied = copy_side_files(from.path(), &to.path().join("run")).unwrap();
-        assert_eq!(copied, [PathBuf::from("vocab.txt"), PathBuf::from("1_Pooling/config.json")]);
+        assert_eq!(copied, [PathBuf::from("vocab.txt")]);
         assert_eq!(std::fs::read_to_string(to.path().join("run/vocab.txt")).unwrap(), "vocab.txt");
         assert!(!to.path().join("run/config.json").exists());
+        assert!(!to.path().join("run/1_Pooling").exists());
     }
 }
