@@ -35,7 +35,7 @@ pub use pickle::WrapperRule;
 pub use report::{LoadReport, Reshaped, Transformed};
 pub use save::{NamedTensor, Saved, TensorData, save_safetensors, save_sharded};
 pub use save_pytorch::save_pytorch_bin;
-pub use side_files::{ARTIFACT_FILES, copy_side_files};
+pub use side_files::{ARTIFACT_FILES, POOLING_FILES, copy_side_files};
 pub use transform::{Rule, Sizes, Tensor, Tensors, Transform};
 pub use weights::{OpenOptions, TensorInfo, Weights};
 

@@ -28,6 +28,15 @@ pub const ARTIFACT_FILES: [&str; 17] = [
     "generation_config.json",
 ];
 
+/// What a sentence-embedding checkpoint says of its pooling. It is fetched with the checkpoint; a model that was
+/// fine-tuned for another task must not claim it.
+pub const POOLING_FILES: [&str; 4] = [
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+];
+
 /// Copies [`ARTIFACT_FILES`] from one folder into another, each atomically. Returns the names copied.
 ///
 /// # Errors

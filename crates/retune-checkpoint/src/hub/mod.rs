@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::error::{Attempt, CheckpointError, shorten};
 use crate::hash::{FileHash, hash_file};
-use crate::side_files::ARTIFACT_FILES;
+use crate::side_files::{ARTIFACT_FILES, POOLING_FILES};
 use crate::{Result, weights};
 
 pub use mirror::Mirror;
@@ -330,7 +330,8 @@ fn artifact_files(folder: &Path) -> Result<Vec<PathBuf>> {
         Err(CheckpointError::NoWeights { .. }) => {}
         Err(error) => return Err(error),
     }
-    files.extend(ARTIFACT_FILES.iter().map(PathBuf::from).filter(|name| folder.join(name).is_file()));
+    let side_files = ARTIFACT_FILES.iter().chain(&POOLING_FILES).map(PathBuf::from);
+    files.extend(side_files.filter(|name| folder.join(name).is_file()));
     Ok(files)
 }
 

@@ -9,7 +9,7 @@ use super::cache::Slot;
 use super::http::Client;
 use super::{Origin, ResolveOptions, Resolved};
 use crate::error::Bytes;
-use crate::side_files::ARTIFACT_FILES;
+use crate::side_files::{ARTIFACT_FILES, POOLING_FILES};
 use crate::{index, weights};
 
 /// The part of the hub's answer about a model that matters here.
@@ -86,7 +86,7 @@ pub(super) fn fetch(
             download(shard)?;
         }
     }
-    for file in ARTIFACT_FILES.into_iter().filter(|file| there.contains(file)) {
+    for file in ARTIFACT_FILES.into_iter().chain(POOLING_FILES).filter(|file| there.contains(file)) {
         download(file)?;
     }
     let origin = Origin::Hub { endpoint: options.hub_endpoint.clone(), commit: facts.sha.clone() };
