@@ -255,7 +255,6 @@ fn target_kind(
     let name = &table.columns[column];
     let profile = &profiles[column];
     let separator = overrides.label_separator.or_else(|| separator(table, column));
-    let all_numeric = labels.iter().all(|&column| profiles[column].is_numeric());
     let inferred = if labels.len() > 1 {
         let indicators = labels.iter().all(|&column| profiles[column].is_indicator());
         let (kind, why) = if indicators {
@@ -268,7 +267,7 @@ fn target_kind(
         (TargetKind::MultiLabel, format!("`{name}` holds lists"))
     } else if let Some(separator) = separator {
         (TargetKind::MultiLabel, format!("`{name}` joins labels with `{separator}`"))
-    } else if profile.is_numeric() && (profile.fractions || profile.distinct > MAX_NUMERIC_CLASSES) {
+    } else if profile.is_mostly_numeric() && (profile.fractions || profile.distinct > MAX_NUMERIC_CLASSES) {
         let why = if profile.fractions { "numbers with fractions" } else { "many distinct numbers" };
         (TargetKind::Regression, format!("`{name}` holds {why}"))
     } else {
@@ -284,7 +283,10 @@ fn target_kind(
         reasons.push(format!("the task is {words}: {}", inferred.1));
     }
     let clash = match kind {
-        TargetKind::Regression if !all_numeric => Some("regression needs numbers"),
+        // A cell that is no number among numbers is refused with its line when the targets are read.
+        TargetKind::Regression if labels.iter().any(|&column| profiles[column].numbers == 0) => {
+            Some("regression needs numbers")
+        }
         TargetKind::SingleLabel if labels.len() > 1 => {
             Some("single-label classification takes one label column")
         }
@@ -378,8 +380,9 @@ impl Profile {
         profile
     }
 
-    fn is_numeric(&self) -> bool {
-        self.filled > 0 && self.numbers == self.filled
+    /// All numbers but for slips, which are refused with their lines when the targets are read.
+    fn is_mostly_numeric(&self) -> bool {
+        self.filled > 0 && (self.filled - self.numbers) * 20 <= self.filled
     }
 
     fn is_indicator(&self) -> bool {
@@ -447,6 +450,8 @@ mod tests {
     fn fractions_or_many_numbers_make_a_regression() {
         assert_eq!(infer("text,score\na,1.5\nb,2\n").target_kind, Some(TargetKind::Regression));
         assert_eq!(infer("text,score\na,1\nb,2\n").target_kind, Some(TargetKind::SingleLabel));
+        let slip: String = (0..40).map(|row| format!("t,{row}.5\n")).collect();
+        assert_eq!(infer(&format!("text,score\n{slip}u,n/a\n")).target_kind, Some(TargetKind::Regression));
     }
 
     #[test]

@@ -34,6 +34,18 @@ pub enum ModelError {
         /// Shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A weight is NaN or infinite, from which nothing can be learned.
+    #[error(
+        "tensor {name}: value {index} is {value}; the checkpoint is damaged or its training had diverged"
+    )]
+    NotFinite {
+        /// The parameter.
+        name: String,
+        /// The first such value.
+        value: f32,
+        /// Its place in the tensor.
+        index: usize,
+    },
     /// The checkpoint lacks parameters of the backbone.
     #[error(
         "{count} parameters of the backbone are missing from the checkpoint, the first is {first}; if this checkpoint \

@@ -91,8 +91,12 @@ pub fn load_parameters(
             let (from, to) = (vec![found.clone()], vec![name.clone()]);
             report.transformed.push(Transformed { from, to, how: "renamed".to_owned() });
         }
+        let values = weights.to_f32(&found)?;
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(ModelError::NotFinite { name: found, value: values[index], index });
+        }
         report.loaded.push(name.clone());
-        Ok(Some(weights.to_f32(&found)?))
+        Ok(Some(values))
     })?;
     if let (Some(first), false) = (report.missing.first(), how.allow_missing) {
         return Err(ModelError::Missing { count: report.missing.len(), first: first.clone() });

@@ -14,8 +14,8 @@ use crate::{ReportError, run};
 
 /// Writes `README.md`, the model card, into a run folder.
 ///
-/// Languages and the licence are taken from `model.language`, `data.language` and `model.license` of
-/// `recipe.lock.toml` and left out where nothing is known: a licence is never guessed.
+/// Languages and the licence are taken from `model.language` and `model.license` of `recipe.lock.toml` and left out
+/// where nothing is known: a licence is never guessed.
 ///
 /// # Errors
 /// When the folder does not exist, a file in it cannot be read, or the card cannot be written.
@@ -112,9 +112,9 @@ fn texts(value: Option<&toml::Value>) -> Vec<String> {
 }
 
 fn front_matter(card: &mut String, run: &Run) {
-    let languages = [texts(run.recipe_value("data.language")), texts(run.recipe_value("model.language"))];
-    if let Some(languages) = languages.iter().find(|languages| !languages.is_empty()) {
-        list(card, "language", languages);
+    let languages = texts(run.recipe_value("model.language"));
+    if !languages.is_empty() {
+        list(card, "language", &languages);
     }
     if let Some(license) = run.recipe_str("model.license") {
         line(card, format_args!("license: {}", yaml(license)));
@@ -131,11 +131,6 @@ fn front_matter(card: &mut String, run: &Run) {
         Kind::Regression => Some("regression".to_owned()),
     });
     list(card, "tags", &tags);
-    let datasets: Vec<String> =
-        texts(run.recipe_value("data.dataset")).into_iter().filter(|name| hub_id(name).is_some()).collect();
-    if !datasets.is_empty() {
-        list(card, "datasets", &datasets);
-    }
     let Some(split) = run.result_split() else { return };
     let measured: Vec<(&Metric, &str, f64)> = HUB_METRICS
         .iter()
@@ -160,14 +155,12 @@ fn front_matter(card: &mut String, run: &Run) {
             "  results:\n  - task:\n      type: text-classification\n      name: Text Classification"
         ),
     );
-    let dataset =
-        datasets.first().cloned().or_else(|| data_file(run, split)).unwrap_or_else(|| "custom".into());
+    let dataset = data_file(run, split).unwrap_or_else(|| "custom".into());
     line(
         card,
         format_args!(
-            "    dataset:\n      name: {}\n      type: {}\n      split: {}",
+            "    dataset:\n      name: {}\n      type: \"custom\"\n      split: {}",
             yaml(&dataset),
-            yaml(datasets.first().map_or("custom", String::as_str)),
             split.title()
         ),
     );

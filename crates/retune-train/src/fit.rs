@@ -409,7 +409,9 @@ fn finish(
                 temperature = Some(fitted.temperature);
                 metrics.insert("temperature".into(), json!(fitted.temperature));
                 options.temperature = temperature;
-                evaluation = trainer.evaluate(split, &options)?;
+                let targets = split_targets(trainee, split);
+                evaluation =
+                    Evaluation::measure(&prepared.context, task, &targets, evaluation.logits, &options)?;
             }
         }
         let prefix = split.metric_prefix();

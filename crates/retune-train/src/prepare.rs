@@ -136,10 +136,14 @@ pub(crate) fn role_overrides(recipe: &Recipe) -> RoleOverrides {
     RoleOverrides {
         text_column: recipe.data.text_column.clone(),
         text_pair_column: recipe.data.text_pair_column.clone(),
-        label_columns: recipe.data.label_column.clone().into_iter().collect(),
+        label_columns: recipe
+            .data
+            .label_column
+            .as_ref()
+            .map_or_else(Vec::new, |columns| columns.names().to_vec()),
         id_column: recipe.data.id_column.clone(),
         target_kind,
-        label_separator: None,
+        label_separator: recipe.data.label_separator,
         unlabelled: false,
     }
 }
@@ -536,13 +540,12 @@ fn hash_inputs(
 fn record_choices(recipe: &mut Recipe, train: &TextDataset, task: &ClassificationTask) {
     let roles = train.roles();
     let names = train.column_names();
-    let name = |column: usize| Some(names[column].clone());
-    recipe.data.text_column = name(roles.text);
-    recipe.data.text_pair_column = roles.text_pair.and_then(name);
-    if let [label] = roles.labels.as_slice() {
-        recipe.data.label_column = name(*label);
-    }
-    recipe.data.id_column = roles.id.and_then(name);
+    let name = |column: usize| names[column].clone();
+    recipe.data.text_column = Some(name(roles.text));
+    recipe.data.text_pair_column = roles.text_pair.map(name);
+    recipe.data.label_column = Some(roles.labels.iter().copied().map(name).collect::<Vec<_>>().into());
+    recipe.data.label_separator = roles.label_separator;
+    recipe.data.id_column = roles.id.map(name);
     recipe.optimizer.learning_rate = Some(recipe.learning_rate());
     recipe.train.metric_for_best_model.get_or_insert_with(|| task.default_metric().to_owned());
 }

@@ -92,10 +92,10 @@ fn data_of(model: &Path, data: Option<&Path>) -> Result<(PathBuf, Vec<String>), 
             Failure::usage(format!("{} records no test data; name a file with --data", model.display()))
         })?,
     };
-    let kept = ["text_column", "text_pair_column", "label_column", "encoding", "format", "delimiter"];
+    let kept = ["text_column", "text_pair_column", "label_separator", "encoding", "format", "delimiter"];
     let mut overrides: Vec<String> =
         kept.iter().filter_map(|key| Some(format!("data.{key}={}", Value::String(named(key)?)))).collect();
-    for key in ["has_header", "columns"] {
+    for key in ["has_header", "columns", "label_column"] {
         if let Some(value) = section.and_then(|section| section.get(key)) {
             overrides.push(format!("data.{key}={value}"));
         }

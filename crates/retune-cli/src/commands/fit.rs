@@ -117,8 +117,8 @@ fn inferred(mut recipe: Recipe) -> Result<Recipe, Failure> {
         let roles = &train.roles;
         recipe.data.text_column = Some(roles.text.clone());
         recipe.data.text_pair_column = roles.text_pair.clone();
-        if let [label] = roles.labels.as_slice() {
-            recipe.data.label_column = Some(label.clone());
+        if !roles.labels.is_empty() {
+            recipe.data.label_column = Some(roles.labels.clone().into());
         }
         roles.reasons.iter().for_each(|reason| eprintln!("{reason}"));
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use retune::checkpoint::write_atomic;
+use retune::tasks::metrics::Metric;
 use retune::train::{FitOptions, Outcome, Recipe, RunSummary};
 use serde_json::{Map, Value, json};
 
@@ -71,10 +72,12 @@ fn summarize(runs: &[RunSummary], kind: &str) -> Value {
         .map(|(name, values)| {
             let (mean, deviation) = mean_and_deviation(&values);
             let half = student_t(values.len() - 1) * deviation / (values.len() as f64).sqrt();
+            let (least, most) =
+                Metric::find(name).map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.range);
             let summary = json!({
                 "mean": mean,
                 "standard_deviation": deviation,
-                "ci95": [mean - half, mean + half],
+                "ci95": [(mean - half).max(least), (mean + half).min(most)],
                 "values": values,
             });
             (name.to_owned(), summary)

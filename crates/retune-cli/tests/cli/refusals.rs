@@ -93,6 +93,16 @@ fn a_missing_label_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_label_that_is_no_number_is_refused_with_its_line() {
+    let workspace = with_training_data("message,score\nthe cat,1.5\nmy bread,n/a\nold map,2\n");
+    for split in ["validation.csv", "test.csv"] {
+        workspace.write(split, "message,score\nthe dog,2.5\n");
+    }
+    let overrides = ["label_column=score", "task.problem_type=regression"];
+    fit(&workspace, &overrides).exited(3).saying(&["train.csv:3", "`n/a`", "number"]);
+}
+
+#[test]
 fn a_single_class_is_refused() {
     let workspace = with_training_data("message,topic\nthe cat,animals\nmy dog,animals\nold goat,animals\n");
     fit(&workspace, &[]).exited(3).saying(&["train.csv", "animals"]);

@@ -53,6 +53,26 @@ fn several_labels_a_row_are_learned_and_answered() {
 }
 
 #[test]
+fn several_label_columns_and_a_named_separator_are_several_labels_too() {
+    let workspace =
+        trains_and_evaluates("csv", &["label_column=[\"animals\", \"food\"]"], "f1_micro", |csv| {
+            let rows = columns(csv).map(|[_, message, topic]| {
+                let is = |label| u8::from(topic == label);
+                format!("{message},{},{}\n", is("animals"), is("food"))
+            });
+            format!("message,animals,food\n{}", rows.collect::<String>())
+        });
+    assert_eq!(workspace.json("run/config.json")["id2label"]["1"], "food");
+    let overrides =
+        ["label_column=topics", "label_separator=/", "task.problem_type=multi_label_classification"];
+    let workspace = trains_and_evaluates("csv", &overrides, "f1_micro", |csv| {
+        let rows = columns(csv).map(|[_, message, topic]| format!("{message},{topic}/all\n"));
+        format!("message,topics\n{}", rows.collect::<String>())
+    });
+    assert_eq!(workspace.json("run/config.json")["id2label"].as_object().unwrap().len(), 4);
+}
+
+#[test]
 fn numbers_are_learned_and_answered() {
     let overrides = ["label_column=words", "task.problem_type=regression"];
     let workspace = trains_and_evaluates("csv", &overrides, "mse", |csv| {

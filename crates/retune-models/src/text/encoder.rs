@@ -69,6 +69,10 @@ impl EncoderSizes {
                 "leaves no position to use",
             );
         }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps > 0.0) {
+            let (key, value) = ("layer_norm_eps", self.layer_norm_eps.to_string());
+            return Err(ModelError::Config { key, value, problem: "must be a number above 0".to_owned() });
+        }
         Ok(self)
     }
 }

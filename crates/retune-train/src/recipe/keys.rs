@@ -33,6 +33,8 @@ pub enum Kind {
     Number(Range),
     /// A list of strings.
     TextList,
+    /// A string, or a list of strings.
+    TextOrList,
     /// A list of integers.
     IntegerList,
     /// One of these words; those of the second list are read as other spellings of them.
@@ -109,6 +111,7 @@ impl Kind {
             Self::Integer(least, most) => format!("an integer from {least} to {most}"),
             Self::Number(range) => format!("a number{}", range.describe()),
             Self::TextList => "a list of strings".to_owned(),
+            Self::TextOrList => "a string or a list of strings".to_owned(),
             Self::IntegerList => "a list of integers of at least 1".to_owned(),
             Self::Choice(words, _) => format!("one of {}", quoted(words)),
             Self::NumberTable(range) => format!("a table of numbers{}", range.describe()),

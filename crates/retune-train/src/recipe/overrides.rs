@@ -43,7 +43,11 @@ pub(super) fn apply_override(table: &mut Table, places: &mut Places, text: &str)
     let value = match value {
         // What is a number or a date to TOML may be a name to the recipe.
         Some(Value::String(string)) => Value::String(string),
-        Some(_) if matches!(target.key.kind, Kind::Text | Kind::Choice(..)) && target.inner.is_none() => {
+        Some(Value::Array(items)) if target.key.kind == Kind::TextOrList => Value::Array(items),
+        Some(_)
+            if matches!(target.key.kind, Kind::Text | Kind::TextOrList | Kind::Choice(..))
+                && target.inner.is_none() =>
+        {
             bare()
         }
         Some(value) => value,

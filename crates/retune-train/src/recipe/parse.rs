@@ -233,7 +233,10 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
             u64::try_from(*integer).is_ok_and(|integer| (least..=most).contains(&integer))
         }
         (Kind::Number(range), value) => number_in(value, range),
-        (Kind::TextList | Kind::WordOrList(_), Value::Array(items)) => items.iter().all(Value::is_str),
+        (Kind::TextOrList, Value::String(_)) => true,
+        (Kind::TextList | Kind::TextOrList | Kind::WordOrList(_), Value::Array(items)) => {
+            items.iter().all(Value::is_str)
+        }
         (Kind::IntegerList, Value::Array(items)) => items
             .iter()
             .all(|item| item.as_integer().is_some_and(|item| (1..=i64::from(u32::MAX)).contains(&item))),

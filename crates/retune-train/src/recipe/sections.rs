@@ -23,6 +23,10 @@ pub struct ModelSection {
     pub allow_unused: bool,
     /// Dropout before the classifier; the configuration's if unset.
     pub classifier_dropout: Option<f32>,
+    /// The licence that the model card names; none if unset.
+    pub license: Option<String>,
+    /// The languages that the model card names.
+    pub language: Option<OneOrMore>,
 }
 
 /// `[data]`.
@@ -42,7 +46,9 @@ pub struct DataSection {
     /// The column of second texts, for pairs.
     pub text_pair_column: Option<String>,
     /// The column of labels or numbers.
-    pub label_column: Option<String>,
+    pub label_column: Option<OneOrMore>,
+    /// The character that joins several labels in one cell; found out if unset.
+    pub label_separator: Option<char>,
     /// The column of names that the predictions carry.
     pub id_column: Option<String>,
     /// The column of groups that no split may cut through.
@@ -67,6 +73,32 @@ pub struct DataSection {
     pub over_length: OverLength,
     /// Tokens that neighbouring windows share.
     pub stride: Option<usize>,
+}
+
+/// One name, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// `"label"`.
+    One(String),
+    /// `["toxic", "insult"]`.
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::More(names) => names,
+        }
+    }
+}
+
+impl From<Vec<String>> for OneOrMore {
+    fn from(mut names: Vec<String>) -> Self {
+        if names.len() == 1 { Self::One(names.remove(0)) } else { Self::More(names) }
+    }
 }
 
 /// What to do with a row that cannot be read.

@@ -91,7 +91,7 @@ fn a_wrong_type_or_value_is_refused_with_what_is_allowed() {
         ),
         (
             "[train]\nthreads = 9999999999",
-            "recipe.toml:4: \"threads\" in [train] must be an integer of at most 4294967295, found the integer 9999999999",
+            "recipe.toml:4: \"threads\" in [train] must be an integer of at most 1024, found the integer 9999999999",
         ),
         (
             "[train]\nmax_steps = 1.5",

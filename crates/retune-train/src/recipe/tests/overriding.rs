@@ -43,7 +43,7 @@ fn a_value_is_toml_or_else_a_string() {
     .unwrap();
     assert_eq!(recipe.model.name_or_path, "2024-01-01");
     assert_eq!(recipe.data.text_column.as_deref(), Some("quoted"));
-    assert_eq!(recipe.data.label_column.as_deref(), Some("12"));
+    assert_eq!(recipe.data.label_column, Some(OneOrMore::One("12".to_owned())));
     assert_eq!(recipe.train.output_dir, "/data/run 1");
     assert_eq!(recipe.data.columns, Some(vec!["a".to_owned(), "b".to_owned()]));
     assert_eq!(recipe.task.class_weights, ClassWeights::Table([("refund".to_owned(), 2.0)].into()));

@@ -69,6 +69,7 @@ fn allowed(kind: Kind) -> Vec<String> {
             candidates.iter().filter(fits).map(|text| (*text).to_owned()).collect()
         }
         Kind::TextList => vec!["[]".to_owned(), "[\"x\"]".to_owned()],
+        Kind::TextOrList => vec!["\"x\"".to_owned(), "[\"x\", \"y\"]".to_owned()],
         Kind::IntegerList => vec!["[1, 4294967295]".to_owned()],
         Kind::Choice(first, others) => [words(first), words(others)].concat(),
         Kind::NumberTable(_) => vec!["{ \"a.*\" = 1, b = 0.5 }".to_owned()],
