@@ -20,6 +20,14 @@ pub enum Activation {
     Silu,
     /// `tanh(x)`
     Tanh,
+    /// `min(max(x, 0), 6)`
+    Relu6,
+    /// `sigmoid(x)`
+    Sigmoid,
+    /// `x · hardsigmoid(x)` (Howard et al. 2019, MobileNetV3).
+    Hardswish,
+    /// `min(max(x + 3, 0), 6) / 6`
+    Hardsigmoid,
 }
 
 /// The functions on vectors.
@@ -41,6 +49,10 @@ pub(crate) mod vector {
     pub(crate) struct Relu;
     pub(crate) struct Silu;
     pub(crate) struct Tanh;
+    pub(crate) struct Relu6;
+    pub(crate) struct Sigmoid;
+    pub(crate) struct Hardswish;
+    pub(crate) struct Hardsigmoid;
 
     impl Function for Identity {
         #[inline(always)]
@@ -129,6 +141,72 @@ pub(crate) mod vector {
         }
     }
 
+    /// One where `low < x < high`, else zero.
+    #[inline(always)]
+    fn between<S: Simd>(s: S, low: f32, x: S::F, high: f32) -> S::F {
+        let below = s.select(s.less(x, s.splat(high)), s.splat(1.0), s.zero());
+        s.select(s.less(s.splat(low), x), below, s.zero())
+    }
+
+    /// `min(max(x, low), high)`, NaN for NaN.
+    #[inline(always)]
+    fn clamp<S: Simd>(s: S, low: f32, x: S::F, high: f32) -> S::F {
+        let x = s.max(s.splat(low), x);
+        s.select(s.less(s.splat(high), x), s.splat(high), x)
+    }
+
+    impl Function for Relu6 {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            clamp(s, 0.0, x, 6.0)
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            between(s, 0.0, x, 6.0)
+        }
+    }
+
+    impl Function for Sigmoid {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            math::sigmoid(s, x).0
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            let (sigmoid, rest) = math::sigmoid(s, x);
+            s.mul(sigmoid, rest)
+        }
+    }
+
+    impl Function for Hardswish {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            s.mul(x, Hardsigmoid::value(s, x))
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            // x/3 + 1/2 between -3 and 3, else what the clamped factor leaves: 0 or 1.
+            let inner = s.mul_add(x, s.splat(1.0 / 3.0), s.splat(0.5));
+            let above = s.select(s.less(x, s.splat(3.0)), inner, s.splat(1.0));
+            s.select(s.less(s.splat(-3.0), x), above, s.zero())
+        }
+    }
+
+    impl Function for Hardsigmoid {
+        #[inline(always)]
+        fn value<S: Simd>(s: S, x: S::F) -> S::F {
+            s.mul(clamp(s, 0.0, s.add(x, s.splat(3.0)), 6.0), s.splat(1.0 / 6.0))
+        }
+
+        #[inline(always)]
+        fn derivative<S: Simd>(s: S, x: S::F) -> S::F {
+            s.mul(between(s, -3.0, x, 3.0), s.splat(1.0 / 6.0))
+        }
+    }
+
     /// Calls a function that is generic over [`Function`] with the activation chosen at run time.
     macro_rules! with_activation {
         ($activation:expr, $function:ident($($argument:expr),*)) => {
@@ -139,6 +217,12 @@ pub(crate) mod vector {
                 $crate::Activation::Relu => $function::<_, $crate::activation::vector::Relu>($($argument),*),
                 $crate::Activation::Silu => $function::<_, $crate::activation::vector::Silu>($($argument),*),
                 $crate::Activation::Tanh => $function::<_, $crate::activation::vector::Tanh>($($argument),*),
+                $crate::Activation::Relu6 => $function::<_, $crate::activation::vector::Relu6>($($argument),*),
+                $crate::Activation::Sigmoid => $function::<_, $crate::activation::vector::Sigmoid>($($argument),*),
+                $crate::Activation::Hardswish => $function::<_, $crate::activation::vector::Hardswish>($($argument),*),
+                $crate::Activation::Hardsigmoid => {
+                    $function::<_, $crate::activation::vector::Hardsigmoid>($($argument),*)
+                }
             }
         };
     }

@@ -7,6 +7,8 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
+mod conv;
 mod cpu;
 mod dropout;
 mod elementwise;
@@ -19,14 +21,18 @@ mod loss;
 mod math;
 mod optimizer;
 mod philox;
+mod pool2d;
 mod pooling;
 mod reduce;
+mod scale_channels;
 mod scratch;
 mod simd;
 mod softmax;
 
 pub use activation::{Activation, activation_backward, activation_backward_bias, activation_forward};
 pub use attention::{Attention, attention_backward, attention_forward};
+pub use batch_norm::{BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_statistics};
+pub use conv::{Conv2d, conv2d_forward, conv2d_input_gradient, conv2d_weight_gradient};
 pub use cpu::Cpu;
 pub use dropout::{Dropout, RowKey, dropout};
 pub use elementwise::{add, add_assign, scale_assign};
@@ -38,6 +44,8 @@ pub use layer_norm::{LayerNormGrad, LayerNormInput, layer_norm_backward, layer_n
 pub use loss::{bce_with_logits, cross_entropy, mse};
 pub use optimizer::{AdamW, Lion, RmsProp, Sgd, adamw_step, ema_update, lion_step, rmsprop_step, sgd_step};
 pub use philox::philox4x32;
+pub use pool2d::{Pool2d, avg_pool2d_backward, avg_pool2d_forward, max_pool2d_backward, max_pool2d_forward};
 pub use pooling::{max_pool_backward, max_pool_forward, mean_pool_backward, mean_pool_forward};
 pub use reduce::{all_finite, sum_of_squares};
+pub use scale_channels::{scale_channels_backward, scale_channels_forward};
 pub use softmax::softmax;

@@ -60,6 +60,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn scale_by_power_of_two(self, a: Self::F, n: Self::F) -> Self::F;
     /// Whether `a < b`; false for a NaN.
     fn less(self, a: Self::F, b: Self::F) -> Self::M;
+    fn is_nan(self, a: Self::F) -> Self::M;
     fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F;
     fn reduce_add(self, a: Self::F) -> f32;
     fn reduce_max(self, a: Self::F) -> f32;

@@ -11,7 +11,7 @@ use crate::simd::{Simd, Task, lanes};
 use crate::{Activation, Cpu};
 
 /// The most of k that one tile sums before it adds to C: a panel of B of this depth stays in L1.
-const K_BLOCK: usize = 256;
+pub(crate) const K_BLOCK: usize = 256;
 /// Blocks of k that are packed at once.
 const K_BLOCKS_PACKED: usize = 16;
 /// The most rows of A and columns of B that are packed at once (a multiple of every tile's sides).
@@ -27,23 +27,24 @@ const ALONE: usize = 1 << 16;
 
 /// The blocks of k: as few as fit, as equal as can be. A function of k alone.
 #[derive(Clone, Copy)]
-struct Depths {
+pub(crate) struct Depths {
     k: usize,
-    blocks: usize,
+    pub(crate) blocks: usize,
 }
 
 impl Depths {
-    fn new(k: usize) -> Depths {
+    pub(crate) fn new(k: usize) -> Depths {
         Depths { k, blocks: k.div_ceil(K_BLOCK).max(1) }
     }
 
     #[inline(always)]
-    fn start(self, block: usize) -> usize {
+    pub(crate) fn start(self, block: usize) -> usize {
         block * (self.k / self.blocks) + block.min(self.k % self.blocks)
     }
 }
 
-fn tile_sides(isa: crate::Isa) -> (usize, usize) {
+/// Rows and columns of the register tile.
+pub(crate) fn tile_sides(isa: crate::Isa) -> (usize, usize) {
     match isa {
         crate::Isa::Avx512 => (14, 32),
         _ => (6, 16),

@@ -9,6 +9,8 @@ pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod tile;
 
+pub(crate) use driver::{Depths, K_BLOCK, tile_sides};
+
 use crate::{Activation, Cpu};
 
 /// Which operand is stored transposed.

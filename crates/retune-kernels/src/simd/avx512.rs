@@ -88,6 +88,7 @@ impl Simd for Avx512 {
             _mm512_mul_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
         }}
         fn less(self, a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+        fn is_nan(self, a: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a) }
         fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 { _mm512_mask_blend_ps(mask, no, yes) }
         fn reduce_add(self, a: __m512) -> f32 { _mm512_reduce_add_ps(a) }
         fn reduce_max(self, a: __m512) -> f32 { _mm512_reduce_max_ps(a) }

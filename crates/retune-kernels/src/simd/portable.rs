@@ -127,6 +127,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn is_nan(self, a: Self::F) -> Self::M {
+        a.map(f32::is_nan)
+    }
+
+    #[inline(always)]
     fn select(self, mask: Self::M, yes: Self::F, no: Self::F) -> Self::F {
         let mut out = no;
         for lane in 0..8 {

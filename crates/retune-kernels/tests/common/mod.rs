@@ -1,6 +1,9 @@
 //! What the kernels' tests share: contexts, inputs, and one call of every kernel.
 #![allow(dead_code, unused_imports, reason = "each test file uses a part")]
 
+mod images;
+
+pub use images::*;
 use retune_kernels::*;
 pub use retune_testing::{assert_close, counter_normal_like, counter_uniform, widen};
 
@@ -260,16 +263,21 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
     ema_update(cpu, 0.9, &mut m, &w);
     keep("optimized weights", w);
     keep("optimizer states", [m, v].concat());
+    every_image_kernel(cpu, size, &mut keep);
     results
 }
 
-pub const ACTIVATIONS: [Activation; 6] = [
+pub const ACTIVATIONS: [Activation; 10] = [
     Activation::Identity,
     Activation::GeluErf,
     Activation::GeluTanh,
     Activation::Relu,
     Activation::Silu,
     Activation::Tanh,
+    Activation::Relu6,
+    Activation::Sigmoid,
+    Activation::Hardswish,
+    Activation::Hardsigmoid,
 ];
 
 pub const ADAMW: AdamW = AdamW {

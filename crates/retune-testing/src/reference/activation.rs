@@ -46,6 +46,28 @@ pub fn tanh(x: f64) -> [f64; 2] {
     [x.tanh(), 1.0 - x.tanh() * x.tanh()]
 }
 
+/// `[min(max(x, 0), 6), its derivative]`, with derivative zero at the corners.
+pub fn relu6(x: f64) -> [f64; 2] {
+    [x.clamp(0.0, 6.0), f64::from(u8::from(0.0 < x && x < 6.0))]
+}
+
+/// `[1 / (1 + e^-x), its derivative]`
+pub fn sigmoid(x: f64) -> [f64; 2] {
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    [sigmoid, sigmoid / (1.0 + x.exp())]
+}
+
+/// `[min(max(x + 3, 0), 6) / 6, its derivative]`, with derivative zero at the corners.
+pub fn hardsigmoid(x: f64) -> [f64; 2] {
+    [(x + 3.0).clamp(0.0, 6.0) / 6.0, if -3.0 < x && x < 3.0 { 1.0 / 6.0 } else { 0.0 }]
+}
+
+/// `[x · hardsigmoid(x), its derivative]`, with the outer derivatives at the corners.
+pub fn hardswish(x: f64) -> [f64; 2] {
+    let [factor, slope] = hardsigmoid(x);
+    [x * factor, factor + x * slope]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,8 +84,8 @@ mod tests {
 
     #[test]
     fn derivatives_are_those_of_the_functions() {
-        for f in [gelu_erf, gelu_tanh, relu, silu, tanh] {
-            for x in [-7.0, -2.5, -0.3, 0.4, 1.0, 3.0] {
+        for f in [gelu_erf, gelu_tanh, relu, silu, tanh, relu6, sigmoid, hardsigmoid, hardswish] {
+            for x in [-7.0, -2.5, -0.3, 0.4, 1.0, 3.5] {
                 assert_gradient("activation", &[x], &[f(x)[1]], 1e-8, |x| f(x[0])[0]);
             }
         }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod convolution;
 pub mod dropout;
 pub mod loss;
 pub mod matrix;

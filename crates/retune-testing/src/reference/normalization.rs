@@ -1,4 +1,4 @@
-//! Layer normalization.
+//! Layer and batch normalization.
 
 /// Forward of one row: `[y, …]`, mean and reciprocal standard deviation.
 pub fn layer_norm(x: &[f64], gamma: &[f64], beta: &[f64], eps: f64) -> (Vec<f64>, f64, f64) {
@@ -28,9 +28,86 @@ pub fn layer_norm_backward(
     (dx, dgamma, dy.to_vec())
 }
 
+/// Mean and biased variance of every column of `x` `[rows, channels]`.
+pub fn column_statistics(x: &[f64], channels: usize) -> [Vec<f64>; 2] {
+    let rows = (x.len() / channels) as f64;
+    let column = |c: usize| x.iter().skip(c).step_by(channels);
+    let mean: Vec<f64> = (0..channels).map(|c| column(c).sum::<f64>() / rows).collect();
+    let variance =
+        (0..channels).map(|c| column(c).map(|v| (v - mean[c]).powi(2)).sum::<f64>() / rows).collect();
+    [mean, variance]
+}
+
+/// Batch normalization by given statistics, before residual and activation.
+pub fn batch_norm(
+    x: &[f64],
+    [mean, variance]: [&[f64]; 2],
+    weight: &[f64],
+    bias: &[f64],
+    eps: f64,
+) -> Vec<f64> {
+    let channels = mean.len();
+    let y = |(i, x): (usize, &f64)| {
+        let c = i % channels;
+        (x - mean[c]) / (variance[c] + eps).sqrt() * weight[c] + bias[c]
+    };
+    x.iter().enumerate().map(y).collect()
+}
+
+/// Gradients of x, weight and bias, from the gradient of [`batch_norm`]'s result; with `batch_statistics` through the
+/// statistics too.
+pub fn batch_norm_backward(
+    x: &[f64],
+    dy: &[f64],
+    [mean, variance]: [&[f64]; 2],
+    weight: &[f64],
+    eps: f64,
+    batch_statistics: bool,
+) -> [Vec<f64>; 3] {
+    let channels = mean.len();
+    let rows = (x.len() / channels) as f64;
+    let rstd = |i: usize| 1.0 / (variance[i % channels] + eps).sqrt();
+    let normalized = |i: usize| (x[i] - mean[i % channels]) * rstd(i);
+    let (mut dweight, mut dbias) = (vec![0.0; channels], vec![0.0; channels]);
+    for (i, dy) in dy.iter().enumerate() {
+        dweight[i % channels] += dy * normalized(i);
+        dbias[i % channels] += dy;
+    }
+    let dx = (0..x.len())
+        .map(|i| {
+            let c = i % channels;
+            let through = if batch_statistics { (dbias[c] + normalized(i) * dweight[c]) / rows } else { 0.0 };
+            weight[c] * rstd(i) * (dy[i] - through)
+        })
+        .collect();
+    [dx, dweight, dbias]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batch_norm_backward_is_the_gradient_of_forward() {
+        let draw = |name, n| widen(&counter_normal_like(name, n, 1.0));
+        let (x, dy, weight, bias) = (draw("x", 15), draw("dy", 15), draw("weight", 3), draw("bias", 3));
+        let fixed = column_statistics(&draw("others", 15), 3);
+        for batch_statistics in [false, true] {
+            let statistics =
+                |x: &[f64]| if batch_statistics { column_statistics(x, 3) } else { fixed.clone() };
+            let loss = |x: &[f64], weight: &[f64], bias: &[f64]| -> f64 {
+                let [mean, variance] = statistics(x);
+                let y = batch_norm(x, [&mean, &variance], weight, bias, 1e-3);
+                y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+            };
+            let [mean, variance] = statistics(&x);
+            let [dx, dweight, dbias] =
+                batch_norm_backward(&x, &dy, [&mean, &variance], &weight, 1e-3, batch_statistics);
+            assert_gradient("dx", &x, &dx, 1e-7, |x| loss(x, &weight, &bias));
+            assert_gradient("dweight", &weight, &dweight, 1e-7, |weight| loss(&x, weight, &bias));
+            assert_gradient("dbias", &bias, &dbias, 1e-7, |bias| loss(&x, &weight, bias));
+        }
+    }
     use crate::{assert_gradient, counter_normal_like, widen};
 
     #[test]

@@ -1,0 +1,296 @@
+//! Maximum and average pooling of images, NHWC.
+
+use std::ops::Range;
+
+use crate::scratch::Shared;
+use crate::simd::{Simd, Task, lanes};
+use crate::{Cpu, elementwise};
+
+/// The shape of a two-dimensional pooling, as `torch.nn.MaxPool2d` and `AvgPool2d` have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool2d {
+    /// Images.
+    pub batch: usize,
+    /// Rows of an input image.
+    pub height: usize,
+    /// Columns of an input image.
+    pub width: usize,
+    /// Channels of input and output.
+    pub channels: usize,
+    /// Rows and columns of the window; at most 255 elements.
+    pub kernel: [usize; 2],
+    /// Input pixels from one window to the next, down and across.
+    pub stride: [usize; 2],
+    /// Padding on each side, at most half the window.
+    pub padding: [usize; 2],
+    /// Whether a last window that reaches beyond the padded input counts, if it starts within input or left padding.
+    pub ceil_mode: bool,
+}
+
+impl Pool2d {
+    /// Rows of an output image.
+    pub fn output_height(&self) -> usize {
+        self.output_size(0)
+    }
+
+    /// Columns of an output image.
+    pub fn output_width(&self) -> usize {
+        self.output_size(1)
+    }
+
+    fn output_size(&self, axis: usize) -> usize {
+        let input = [self.height, self.width][axis];
+        let (stride, padding) = (self.stride[axis], self.padding[axis]);
+        let Some(room) = (input + 2 * padding).checked_sub(self.kernel[axis]) else { return 0 };
+        if !self.ceil_mode {
+            return room / stride + 1;
+        }
+        let windows = room.div_ceil(stride) + 1;
+        if (windows - 1) * stride >= input + padding { windows - 1 } else { windows }
+    }
+
+    fn check(&self, function: &str, input: usize, output: usize) {
+        for axis in 0..2 {
+            assert!(
+                self.kernel[axis] > 0 && self.stride[axis] > 0,
+                "{function}: kernel and stride must be at least 1"
+            );
+            assert!(
+                2 * self.padding[axis] <= self.kernel[axis],
+                "{function}: padding is more than half the window"
+            );
+        }
+        assert!(self.kernel[0] * self.kernel[1] <= 255, "{function}: a window of more than 255 elements");
+        let pixels = self.batch * self.height * self.width;
+        assert_eq!(input, pixels * self.channels, "{function}: the input is not [batch, h, w, channels]");
+        let pixels = self.batch * self.output_height() * self.output_width();
+        assert_eq!(output, pixels * self.channels, "{function}: the output is not [batch, oh, ow, channels]");
+    }
+
+    /// The input points of window `index` that exist.
+    #[inline(always)]
+    fn window(&self, axis: usize, index: usize) -> Range<usize> {
+        let start = index * self.stride[axis];
+        let end = (start + self.kernel[axis]).saturating_sub(self.padding[axis]);
+        start.saturating_sub(self.padding[axis])..end.min([self.height, self.width][axis])
+    }
+
+    /// The windows that input point `index` is in.
+    #[inline(always)]
+    fn windows(&self, axis: usize, index: usize) -> Range<usize> {
+        let padded = index + self.padding[axis];
+        let first = (padded + 1).saturating_sub(self.kernel[axis]).div_ceil(self.stride[axis]);
+        let last = (padded / self.stride[axis] + 1).min(self.output_size(axis));
+        first.min(last)..last
+    }
+
+    /// The place of an input point in a window.
+    #[inline(always)]
+    fn element(&self, [window_down, window_across]: [usize; 2], [row, column]: [usize; 2]) -> usize {
+        let down = row + self.padding[0] - window_down * self.stride[0];
+        down * self.kernel[1] + column + self.padding[1] - window_across * self.stride[1]
+    }
+
+    /// What an average over a window divides by.
+    #[inline(always)]
+    fn divisor(&self, count_include_pad: bool, down: usize, across: usize) -> usize {
+        if !count_include_pad {
+            return self.window(0, down).len() * self.window(1, across).len();
+        }
+        // Padding counts, what `ceil_mode` adds beyond it does not.
+        let points = |axis: usize, index: usize| {
+            let start = index * self.stride[axis];
+            let end = [self.height, self.width][axis] + 2 * self.padding[axis];
+            (start + self.kernel[axis]).min(end) - start
+        };
+        points(0, down) * points(1, across)
+    }
+}
+
+struct MaxForward<'a> {
+    cpu: &'a Cpu,
+    pool: &'a Pool2d,
+    x: &'a [f32],
+    y: Shared<'a, f32>,
+    argmax: Option<Shared<'a, u8>>,
+}
+
+impl Task for MaxForward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, line: usize) {
+        let (pool, channels) = (self.pool, self.pool.channels);
+        let (height, width) = (pool.output_height(), pool.output_width());
+        let (image, i) = (line / height, line % height);
+        let mut places = self.cpu.scratch(if self.argmax.is_some() { channels } else { 0 });
+        for j in 0..width {
+            let at = (line * width + j) * channels;
+            // SAFETY: a piece is a line of output pixels.
+            let y = unsafe { self.y.range(at..at + channels) };
+            lanes!(S, c in channels, {
+                let (mut best, mut place) = (s.splat(f32::NEG_INFINITY), s.zero());
+                let mut first = true;
+                for row in pool.window(0, i) {
+                    for column in pool.window(1, j) {
+                        let at = ((image * pool.height + row) * pool.width + column) * channels;
+                        let value = s.read(&self.x[at..at + channels], c);
+                        let here = s.splat(pool.element([i, j], [row, column]) as f32);
+                        if first {
+                            (best, place, first) = (value, here, false);
+                            continue;
+                        }
+                        let (greater, nan) = (s.less(best, value), s.is_nan(value));
+                        best = s.select(nan, value, s.select(greater, value, best));
+                        place = s.select(nan, here, s.select(greater, here, place));
+                    }
+                }
+                s.write(y, c, best);
+                if self.argmax.is_some() {
+                    s.write(&mut places, c, place);
+                }
+            });
+            if let Some(argmax) = self.argmax {
+                // SAFETY: as above.
+                let argmax = unsafe { argmax.range(at..at + channels) };
+                for (argmax, &place) in argmax.iter_mut().zip(places.iter()) {
+                    *argmax = place as u8;
+                }
+            }
+        }
+    }
+}
+
+/// The maximum of every window: `x` `[batch, height, width, channels]` to `y` `[batch, oh, ow, channels]`.
+///
+/// `argmax`, if given, receives where in its window (row by row, padding counted) each maximum stands, the first of
+/// equals. A NaN is greater than every number.
+pub fn max_pool2d_forward(cpu: &Cpu, pool: &Pool2d, x: &[f32], y: &mut [f32], argmax: Option<&mut [u8]>) {
+    pool.check("max_pool2d_forward", x.len(), y.len());
+    assert!(
+        argmax.as_ref().is_none_or(|argmax| argmax.len() == y.len()),
+        "max_pool2d_forward: argmax is not [batch, oh, ow, channels]"
+    );
+    let alone = x.len() <= elementwise::ALONE;
+    let task = MaxForward { cpu, pool, x, y: Shared::new(y), argmax: argmax.map(Shared::new) };
+    cpu.run(pool.batch * pool.output_height(), alone, &task);
+}
+
+struct MaxBackward<'a> {
+    pool: &'a Pool2d,
+    dy: &'a [f32],
+    argmax: &'a [u8],
+    dx: Shared<'a, f32>,
+}
+
+impl Task for MaxBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, _s: S, line: usize) {
+        let (pool, channels) = (self.pool, self.pool.channels);
+        let (image, row) = (line / pool.height, line % pool.height);
+        for column in 0..pool.width {
+            let at = (line * pool.width + column) * channels;
+            // SAFETY: a piece is a line of input pixels.
+            let dx = unsafe { self.dx.range(at..at + channels) };
+            dx.fill(0.0);
+            for i in pool.windows(0, row) {
+                for j in pool.windows(1, column) {
+                    let here = pool.element([i, j], [row, column]) as u8;
+                    let at = ((image * pool.output_height() + i) * pool.output_width() + j) * channels;
+                    let (dy, argmax) = (&self.dy[at..at + channels], &self.argmax[at..at + channels]);
+                    for ((dx, &dy), &place) in dx.iter_mut().zip(dy).zip(argmax) {
+                        *dx += if place == here { dy } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Backward of [`max_pool2d_forward`]: `dx` `[batch, height, width, channels]`, overwritten, receives `dy` where
+/// `argmax` says.
+pub fn max_pool2d_backward(cpu: &Cpu, pool: &Pool2d, dy: &[f32], argmax: &[u8], dx: &mut [f32]) {
+    pool.check("max_pool2d_backward", dx.len(), dy.len());
+    assert_eq!(dy.len(), argmax.len(), "max_pool2d_backward: dy and argmax differ in length");
+    let alone = dx.len() <= elementwise::ALONE;
+    cpu.run(pool.batch * pool.height, alone, &MaxBackward { pool, dy, argmax, dx: Shared::new(dx) });
+}
+
+struct AverageForward<'a> {
+    pool: &'a Pool2d,
+    count_include_pad: bool,
+    x: &'a [f32],
+    y: Shared<'a, f32>,
+}
+
+impl Task for AverageForward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, line: usize) {
+        let (pool, channels) = (self.pool, self.pool.channels);
+        let (height, width) = (pool.output_height(), pool.output_width());
+        let (image, i) = (line / height, line % height);
+        for j in 0..width {
+            let at = (line * width + j) * channels;
+            // SAFETY: a piece is a line of output pixels.
+            let y = unsafe { self.y.range(at..at + channels) };
+            let factor = s.splat(1.0 / pool.divisor(self.count_include_pad, i, j) as f32);
+            lanes!(S, c in channels, {
+                let mut sum = s.zero();
+                for row in pool.window(0, i) {
+                    for column in pool.window(1, j) {
+                        let at = ((image * pool.height + row) * pool.width + column) * channels;
+                        sum = s.add(sum, s.read(&self.x[at..at + channels], c));
+                    }
+                }
+                s.write(y, c, s.mul(sum, factor));
+            });
+        }
+    }
+}
+
+/// The mean of every window: `x` `[batch, height, width, channels]` to `y` `[batch, oh, ow, channels]`.
+///
+/// With `count_include_pad` padding counts as zeros in the mean, as PyTorch's default has it.
+pub fn avg_pool2d_forward(cpu: &Cpu, pool: &Pool2d, count_include_pad: bool, x: &[f32], y: &mut [f32]) {
+    pool.check("avg_pool2d_forward", x.len(), y.len());
+    let alone = x.len() <= elementwise::ALONE;
+    let task = AverageForward { pool, count_include_pad, x, y: Shared::new(y) };
+    cpu.run(pool.batch * pool.output_height(), alone, &task);
+}
+
+struct AverageBackward<'a> {
+    pool: &'a Pool2d,
+    count_include_pad: bool,
+    dy: &'a [f32],
+    dx: Shared<'a, f32>,
+}
+
+impl Task for AverageBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, line: usize) {
+        let (pool, channels) = (self.pool, self.pool.channels);
+        let (image, row) = (line / pool.height, line % pool.height);
+        for column in 0..pool.width {
+            let at = (line * pool.width + column) * channels;
+            // SAFETY: a piece is a line of input pixels.
+            let dx = unsafe { self.dx.range(at..at + channels) };
+            dx.fill(0.0);
+            for i in pool.windows(0, row) {
+                for j in pool.windows(1, column) {
+                    let at = ((image * pool.output_height() + i) * pool.output_width() + j) * channels;
+                    let dy = &self.dy[at..at + channels];
+                    let factor = s.splat(1.0 / pool.divisor(self.count_include_pad, i, j) as f32);
+                    lanes!(S, c in channels, {
+                        s.write(dx, c, s.mul_add(s.read(dy, c), factor, s.read(dx, c)));
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Backward of [`avg_pool2d_forward`]: `dx` `[batch, height, width, channels]`, overwritten.
+pub fn avg_pool2d_backward(cpu: &Cpu, pool: &Pool2d, count_include_pad: bool, dy: &[f32], dx: &mut [f32]) {
+    pool.check("avg_pool2d_backward", dx.len(), dy.len());
+    let alone = dx.len() <= elementwise::ALONE;
+    let task = AverageBackward { pool, count_include_pad, dy, dx: Shared::new(dx) };
+    cpu.run(pool.batch * pool.height, alone, &task);
+}
