@@ -5,7 +5,7 @@
 
 use crate::dataset::{is_missing_label, label_names};
 use crate::finding::{Finding, Severity, count, excerpt};
-use crate::roles::{Roles, TargetKind};
+use crate::roles::{Modality, Roles, TargetKind};
 use crate::table::{Table, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use unicode_normalization::UnicodeNormalization;
@@ -38,9 +38,11 @@ impl Default for CheckOptions {
 /// Checks one table. The worst findings come first; within a severity they keep the order of the checks.
 pub fn check_table(table: &Table, roles: &Roles, options: &CheckOptions) -> Vec<Finding> {
     let mut report = Report { table, findings: table.findings.clone() };
-    texts(&mut report, roles, options);
+    if roles.modality == Modality::Text {
+        texts(&mut report, roles, options);
+        duplicates(&mut report, roles);
+    }
     columns(&mut report, roles);
-    duplicates(&mut report, roles);
     if !roles.labels.is_empty() {
         labels(&mut report, roles, options);
     }
@@ -84,7 +86,7 @@ impl Report<'_> {
 }
 
 fn text_columns(roles: &Roles) -> impl Iterator<Item = usize> {
-    [Some(roles.text), roles.text_pair].into_iter().flatten()
+    [Some(roles.content), roles.text_pair].into_iter().flatten()
 }
 
 fn texts(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
@@ -152,7 +154,7 @@ fn columns(report: &mut Report<'_>, roles: &Roles) {
         if roles.labels.contains(&column) || table.rows.iter().any(|row| row.values[column] != *first) {
             continue;
         }
-        let is_text = roles.text == column;
+        let is_text = roles.content == column;
         let severity = if is_text { Severity::Error } else { Severity::Info };
         let shown = first.as_text().map_or("missing".to_owned(), |text| format!("“{}”", excerpt(&text, 30)));
         let finding =
@@ -252,7 +254,9 @@ fn labels(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
     twins(report, column, &classes);
     if options.is_training {
         class_counts(report, roles, column, &classes);
-        leaked_labels(report, roles, &names, &classes);
+        if roles.modality == Modality::Text {
+            leaked_labels(report, roles, &names, &classes);
+        }
     }
 }
 

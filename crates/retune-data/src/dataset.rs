@@ -1,10 +1,12 @@
-//! Examples ready to encode: texts with typed targets, and the way back to their source rows.
+//! Examples ready to encode: texts or pictures with typed targets, and the way back to their source rows.
+//!
+//! [`Dataset`] holds what is the same for every modality; an [`Example`] is what differs.
 
 use crate::error::DataError;
 use crate::finding::{Finding, count};
 use crate::labels::LabelSet;
-use crate::roles::{Roles, TargetKind};
-use crate::table::{Table, Value};
+use crate::roles::{Modality, Roles, TargetKind};
+use crate::table::{Row, Table, Value};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
@@ -26,6 +28,29 @@ pub enum Target {
     None,
 }
 
+/// One sample of a dataset, whatever its modality.
+pub trait Example: Clone {
+    /// Its row in the file, counted from 0 over the rows read.
+    fn id(&self) -> u64;
+
+    /// Its row's line in the file.
+    fn line(&self) -> u64;
+
+    /// What it should be answered with.
+    fn target(&self) -> &Target;
+
+    /// Gives everything that makes two examples the same to `feed`, piece by piece.
+    fn content(&self, feed: &mut dyn FnMut(&[u8]));
+
+    /// What stood in the cell of its content column before it was moved here, as JSON.
+    fn content_cell(&self) -> Json;
+
+    /// The same for the second text of a pair.
+    fn pair_cell(&self) -> Option<Json> {
+        None
+    }
+}
+
 /// One text (or pair) with its target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextExample {
@@ -41,7 +66,35 @@ pub struct TextExample {
     pub target: Target,
 }
 
-/// What to do with a row whose text or label is missing.
+impl Example for TextExample {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn line(&self) -> u64 {
+        self.line
+    }
+
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn content(&self, feed: &mut dyn FnMut(&[u8])) {
+        feed(self.text.as_bytes());
+        feed(&[0]);
+        feed(self.text_pair.as_deref().unwrap_or_default().as_bytes());
+    }
+
+    fn content_cell(&self) -> Json {
+        self.text.as_str().into()
+    }
+
+    fn pair_cell(&self) -> Option<Json> {
+        self.text_pair.as_deref().map(Json::from)
+    }
+}
+
+/// What to do with a row whose content or label is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnMissing {
     /// Refuse the file and list such rows.
@@ -56,25 +109,28 @@ pub enum OnMissing {
 pub struct DatasetOptions {
     /// The labels to use: the model's own, or the training set's for validation and test. `None` collects them.
     pub labels: Option<LabelSet>,
-    /// What to do with rows without text or label.
+    /// What to do with rows without content or label.
     pub on_missing: OnMissing,
 }
 
 /// A table's rows as examples, in file order.
 #[derive(Debug, Clone)]
-pub struct TextDataset {
+pub struct Dataset<E> {
     /// The examples.
-    pub examples: Vec<TextExample>,
+    pub examples: Vec<E>,
     /// The classes; empty for regression and without labels.
     pub labels: LabelSet,
     /// Names of the outputs of a regression: the label columns.
     pub value_names: Vec<String>,
     /// What was left out, and other remarks.
     pub findings: Vec<Finding>,
-    /// The source with its text cells moved into the examples.
+    /// The source with its content cells moved into the examples.
     table: Table,
     roles: Roles,
 }
+
+/// Texts with their targets.
+pub type TextDataset = Dataset<TextExample>;
 
 impl TextDataset {
     /// Turns a table into examples. A file without a label column gives [`Target::None`] throughout.
@@ -82,7 +138,30 @@ impl TextDataset {
     /// # Errors
     /// [`DataError::Refused`] for missing texts or labels (unless dropped), labels that are not numbers in a
     /// regression, and labels that `options.labels` lacks.
-    pub fn new(mut table: Table, roles: Roles, options: &DatasetOptions) -> Result<Self, DataError> {
+    pub fn new(table: Table, roles: Roles, options: &DatasetOptions) -> Result<Self, DataError> {
+        let pair = roles.text_pair;
+        Dataset::build(table, roles, options, |rows, targets, roles| {
+            let example = |(id, (row, target)): (u64, (&mut Row, Target))| {
+                let mut take = |column: usize| match std::mem::take(&mut row.values[column]) {
+                    Value::Text(text) => text,
+                    other => other.as_text().map(|text| text.into_owned()).unwrap_or_default(),
+                };
+                let text = take(roles.content);
+                TextExample { id, line: row.line, text, text_pair: pair.map(take), target }
+            };
+            (0..).zip(rows.iter_mut().zip(targets)).map(example).collect()
+        })
+    }
+}
+
+impl<E: Example> Dataset<E> {
+    /// Resolves labels and targets of a table's rows; `examples` moves the content out of the rows' cells.
+    pub(crate) fn build(
+        mut table: Table,
+        roles: Roles,
+        options: &DatasetOptions,
+        examples: impl FnOnce(&mut [Row], Vec<Target>, &Roles) -> Vec<E>,
+    ) -> Result<Self, DataError> {
         let mut findings = Vec::new();
         drop_missing(&mut table, &roles, options.on_missing, &mut findings)?;
         let names = label_names(&table, &roles);
@@ -95,23 +174,14 @@ impl TextDataset {
             (None, _) => LabelSet::from_names(names.iter().flatten()),
         };
         let targets = targets(&table, &roles, &names, &labels)?;
-        let mut examples = Vec::with_capacity(table.rows.len());
-        for ((index, row), target) in table.rows.iter_mut().enumerate().zip(targets) {
-            let mut take = |column: usize| match std::mem::take(&mut row.values[column]) {
-                Value::Text(text) => text,
-                other => other.as_text().map(|text| text.into_owned()).unwrap_or_default(),
-            };
-            let text = take(roles.text);
-            let text_pair = roles.text_pair.map(take);
-            examples.push(TextExample { id: index as u64, line: row.line, text, text_pair, target });
-        }
+        let examples = examples(&mut table.rows, targets, &roles);
         let value_names = match roles.target_kind {
             Some(TargetKind::Regression) => {
                 roles.labels.iter().map(|&column| table.columns[column].clone()).collect()
             }
             _ => Vec::new(),
         };
-        Ok(TextDataset { examples, labels, value_names, findings, table, roles })
+        Ok(Dataset { examples, labels, value_names, findings, table, roles })
     }
 
     /// Number of examples.
@@ -142,9 +212,9 @@ impl TextDataset {
         let cells = self.table.columns.iter().zip(&row.values).enumerate();
         cells
             .map(|(column, (name, value))| {
-                let json = match &example.text_pair {
-                    _ if column == self.roles.text => example.text.as_str().into(),
-                    Some(pair) if Some(column) == self.roles.text_pair => pair.as_str().into(),
+                let json = match example.pair_cell() {
+                    _ if column == self.roles.content => example.content_cell(),
+                    Some(pair) if Some(column) == self.roles.text_pair => pair,
                     _ => value.to_json(),
                 };
                 (name.clone(), json)
@@ -171,8 +241,8 @@ impl TextDataset {
     }
 
     /// A dataset of some of the examples, in the order given; ids and lines stay those of the file.
-    pub fn select(&self, indices: &[usize]) -> TextDataset {
-        TextDataset {
+    pub fn select(&self, indices: &[usize]) -> Dataset<E> {
+        Dataset {
             examples: indices.iter().filter_map(|&index| self.examples.get(index).cloned()).collect(),
             labels: self.labels.clone(),
             value_names: self.value_names.clone(),
@@ -186,7 +256,7 @@ impl TextDataset {
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.labels.len()];
         for example in &self.examples {
-            let classes = match &example.target {
+            let classes = match example.target() {
                 Target::Class(class) => std::slice::from_ref(class),
                 Target::Classes(classes) => classes.as_slice(),
                 _ => &[],
@@ -219,15 +289,17 @@ fn drop_missing(
     policy: OnMissing,
     findings: &mut Vec<Finding>,
 ) -> Result<(), DataError> {
-    let texts: Vec<usize> = [Some(roles.text), roles.text_pair].into_iter().flatten().collect();
-    let problems = [
-        ("empty-text", "the text is empty", texts),
-        ("missing-label", "the label is missing", roles.labels.clone()),
-    ];
+    let contents: Vec<usize> = [Some(roles.content), roles.text_pair].into_iter().flatten().collect();
+    let (empty, is_empty) = match roles.modality {
+        Modality::Text => ("empty-text", "the text is empty"),
+        Modality::Image => ("missing-picture", "the row names no picture"),
+    };
+    let problems =
+        [(empty, is_empty, contents), ("missing-label", "the label is missing", roles.labels.clone())];
     let mut refused = Vec::new();
     for (code, message, columns) in problems {
         let is_missing = |value: &Value| {
-            if code == "empty-text" { value.is_blank() } else { is_missing_label(value) }
+            if code == empty { value.is_blank() } else { is_missing_label(value) }
         };
         let mut missing = 0usize;
         for row in &table.rows {
@@ -258,7 +330,7 @@ fn drop_missing(
         }
     }
     if refused.is_empty() && table.rows.is_empty() {
-        refused.push(Finding::error("no-rows", &table.path, "no row has both a text and a label"));
+        refused.push(Finding::error("no-rows", &table.path, "no row has both content and a label"));
     }
     if refused.is_empty() { Ok(()) } else { Err(DataError::Refused(refused)) }
 }

@@ -1,6 +1,6 @@
 //! Writing tables back, as CSV or JSON Lines, and the hashes by which a run knows its data again.
 
-use crate::dataset::{Target, TextDataset};
+use crate::dataset::{Dataset, Example, Target};
 use crate::error::DataError;
 use crate::table::{Table, Value};
 use retune_checkpoint::{CheckpointError, write_atomic};
@@ -62,9 +62,9 @@ pub fn write_json_lines(table: &Table, writer: &mut dyn Write) -> io::Result<()>
     Ok(())
 }
 
-/// SHA-256 of a dataset's examples in order (texts and targets, by label name), in hexadecimal: equal for the same
+/// SHA-256 of a dataset's examples in order (content and targets, by label name), in hexadecimal: equal for the same
 /// examples whatever file format they came in.
-pub fn dataset_hash(dataset: &TextDataset) -> String {
+pub fn dataset_hash<E: Example>(dataset: &Dataset<E>) -> String {
     let mut hasher = Sha256::new();
     let mut field = |bytes: &[u8]| {
         hasher.update((bytes.len() as u64).to_le_bytes());
@@ -72,9 +72,8 @@ pub fn dataset_hash(dataset: &TextDataset) -> String {
     };
     dataset.labels.names().iter().for_each(|name| field(name.as_bytes()));
     for example in &dataset.examples {
-        field(example.text.as_bytes());
-        field(example.text_pair.as_deref().unwrap_or("\0").as_bytes());
-        match &example.target {
+        example.content(&mut field);
+        match example.target() {
             Target::Class(class) => field(&class.to_le_bytes()),
             Target::Classes(classes) => {
                 let bytes: Vec<u8> = classes.iter().flat_map(|class| class.to_le_bytes()).collect();

@@ -1,9 +1,10 @@
-//! What is wrong *between* the tables of a run: shared texts, and labels that training never shows.
+//! What is wrong *between* the tables of a run: shared texts, and labels that training never shows. Shared pictures
+//! are found where pictures are opened.
 
 use crate::check::{example_key, label_vocabulary, words};
 use crate::error::nearest;
 use crate::finding::{Finding, count, excerpt};
-use crate::roles::{Roles, TargetKind};
+use crate::roles::{Modality, Roles, TargetKind};
 use crate::table::Table;
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +15,9 @@ use std::path::Path;
 /// `roles` belong to the table beside them.
 pub fn check_splits(training: (&Table, &Roles), other: (&Table, &Roles)) -> Vec<Finding> {
     let mut findings = Vec::new();
-    shared_texts(training, other, &mut findings);
+    if training.1.modality == Modality::Text {
+        shared_texts(training, other, &mut findings);
+    }
     unseen_labels(training, other, &mut findings);
     findings
 }

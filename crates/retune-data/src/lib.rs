@@ -1,7 +1,7 @@
 //! From data files to batches: read → check → assign roles → split → encode → batch.
 //!
-//! Text today; pictures and audio will sit beside it behind the same findings, splits and batch order. Nothing
-//! here knows of tensors or models: what leaves are plain integers.
+//! Texts and pictures, behind the same findings, splits and batch order; audio will sit beside them. Nothing here knows
+//! of tensors or models: what leaves are token ids and pixels.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -13,6 +13,7 @@ mod encoding;
 mod error;
 mod export;
 mod finding;
+pub mod image;
 mod jsonl;
 mod labels;
 mod leakage;
@@ -29,7 +30,7 @@ mod tokenizer_files;
 
 pub use batch::{BatchOrder, EpochBatches};
 pub use check::{CheckOptions, check_table};
-pub use dataset::{DatasetOptions, OnMissing, Target, TextDataset, TextExample};
+pub use dataset::{Dataset, DatasetOptions, Example, OnMissing, Target, TextDataset, TextExample};
 pub use error::{DataError, nearest};
 pub use export::{dataset_hash, write_delimited, write_json_lines, write_table};
 pub use finding::{Finding, Severity};
@@ -38,7 +39,7 @@ pub use leakage::check_splits;
 pub use length::{LengthPercentiles, LengthPolicy, LengthReport, OverLength};
 pub use parquet_writer::{FeatureColumn, write_parquet};
 pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_table};
-pub use roles::{RoleOverrides, Roles, TargetKind, infer_roles};
+pub use roles::{Modality, RoleOverrides, Roles, TargetKind, infer_modality, infer_roles};
 pub use split::{Split, SplitOptions, hold_out, k_fold};
 pub use table::{Row, Table, Value};
 pub use tokenize::{EncodedDataset, Encoding, TextTokenizer, TokenSequence};

@@ -5,6 +5,7 @@
 use crate::csv::refuse_duplicates;
 use crate::error::DataError;
 use crate::finding::Finding;
+use crate::image::{Picture, PictureSource, is_picture};
 use crate::read::{BadRows, ReadOptions};
 use crate::table::{Row, Table, Value};
 use ::parquet::errors::ParquetError;
@@ -13,6 +14,7 @@ use ::parquet::record::Field;
 use bytes::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Reads a whole Parquet file.
 pub(crate) fn read(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
@@ -84,8 +86,12 @@ fn value(field: Field) -> Result<Value, String> {
         Field::Str(text) => Ok(Value::Text(text)),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => Ok(Value::Text(text.to_owned())),
-            Err(_) => Err("binary values that are not UTF-8 text".to_owned()),
+            Err(_) if is_picture(bytes.data()) => {
+                Ok(encoded_picture(Bytes::copy_from_slice(bytes.data()), None))
+            }
+            Err(_) => Err("binary values that are neither UTF-8 text nor a picture".to_owned()),
         },
+        Field::Group(row) if row.get_column_iter().any(|(name, _)| name == "bytes") => picture(row),
         Field::ListInternal(list) => list
             .elements()
             .iter()
@@ -97,4 +103,26 @@ fn value(field: Field) -> Result<Value, String> {
         }
         other => Ok(Value::Text(other.to_string().trim_matches('"').to_owned())),
     }
+}
+
+/// Hugging Face's image feature: a group of `bytes` and `path`, either of which may be null.
+fn picture(group: ::parquet::record::Row) -> Result<Value, String> {
+    let (mut encoded, mut path) = (None, None);
+    for (name, field) in group.into_columns() {
+        match (name.as_str(), field) {
+            ("bytes", Field::Bytes(bytes)) => encoded = Some(Bytes::copy_from_slice(bytes.data())),
+            ("path", Field::Str(text)) if !text.is_empty() => path = Some(text),
+            (_, Field::Null) | ("path", Field::Str(_)) => {}
+            (other, _) => return Err(format!("a group with `bytes` and `{other}`, which is no picture")),
+        }
+    }
+    Ok(match (encoded, path) {
+        (Some(bytes), name) => encoded_picture(bytes, name),
+        (None, Some(path)) => Value::Text(path),
+        (None, None) => Value::Null,
+    })
+}
+
+fn encoded_picture(bytes: Bytes, name: Option<String>) -> Value {
+    Value::Picture(Arc::new(Picture::new(PictureSource::Encoded { bytes, name })))
 }

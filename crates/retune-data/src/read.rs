@@ -5,6 +5,7 @@
 
 use crate::error::{DataError, nearest};
 use crate::finding::{Finding, Severity, count};
+use crate::image::{is_idx, read_cifar, read_folder, read_idx};
 use crate::table::Table;
 use crate::{csv, encoding, jsonl, parquet};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use std::str::FromStr;
 pub const DEFAULT_MAX_FIELD_BYTES: usize = 16 << 20;
 /// At most this many broken rows are listed.
 const BAD_ROW_EXAMPLES: usize = 10;
+/// At most this many broken pictures are listed.
+const BAD_PICTURE_EXAMPLES: usize = 200;
 /// With more unclosed quotes than this a file is refused even under [`OnBadRow::Skip`].
 const MAX_UNCLOSED_QUOTES: usize = 100;
 
@@ -34,19 +37,28 @@ pub enum Format {
     Parquet,
     /// Each line is a label, a space (or the delimiter given), and the text, as in TREC and `stsa` files.
     LabelSpaceText,
+    /// CIFAR-10's binary records.
+    Cifar10,
+    /// CIFAR-100's binary records.
+    Cifar100,
+    /// MNIST's pictures, with their labels in a file beside.
+    Idx,
 }
 
 impl FromStr for Format {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        const NAMES: [(&str, Format); 6] = [
+        const NAMES: [(&str, Format); 9] = [
             ("csv", Format::Csv),
             ("tsv", Format::Tsv),
             ("jsonl", Format::Jsonl),
             ("json", Format::Json),
             ("parquet", Format::Parquet),
             ("label-space-text", Format::LabelSpaceText),
+            ("cifar10", Format::Cifar10),
+            ("cifar100", Format::Cifar100),
+            ("idx", Format::Idx),
         ];
         if let Some((_, format)) = NAMES.iter().find(|(known, _)| *known == name) {
             return Ok(*format);
@@ -107,12 +119,15 @@ impl Default for ReadOptions {
     }
 }
 
-/// Reads a data file.
+/// Reads a data file, or a folder of pictures.
 ///
 /// # Errors
 /// [`DataError::Io`] when it cannot be opened, [`DataError::Refused`] with findings when it is empty, broken or
 /// in another encoding, [`DataError::Setting`] for impossible options.
 pub fn read_table(path: &Path, options: &ReadOptions) -> Result<Table, DataError> {
+    if path.is_dir() {
+        return read_folder(path, options);
+    }
     let bytes = std::fs::read(path).map_err(|source| DataError::reading(path, source))?;
     read_bytes(path, bytes, options)
 }
@@ -130,12 +145,17 @@ pub fn read_bytes(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<
         None if options.delimiter == Some(b' ') => Format::LabelSpaceText,
         None => infer_format(path, &bytes),
     };
-    if format == Format::Parquet {
-        return parquet::read(path, bytes, options);
+    match format {
+        Format::Parquet => return parquet::read(path, bytes, options),
+        Format::Cifar10 | Format::Cifar100 => return read_cifar(path, &bytes, format),
+        Format::Idx => return read_idx(path, &bytes),
+        _ => {}
     }
     let text = encoding::decode(path, bytes, options.encoding.as_deref())?;
     match format {
-        Format::Csv | Format::Parquet => csv::read(path, &text, options, false),
+        Format::Csv | Format::Parquet | Format::Cifar10 | Format::Cifar100 | Format::Idx => {
+            csv::read(path, &text, options, false)
+        }
         Format::Tsv => {
             let delimiter = Some(options.delimiter.unwrap_or(b'\t'));
             csv::read(path, &text, &ReadOptions { delimiter, ..options.clone() }, false)
@@ -156,6 +176,9 @@ fn infer_format(path: &Path, bytes: &[u8]) -> Format {
         Some("json") => Format::Jsonl,
         Some("csv" | "tsv" | "tab") => Format::Csv,
         _ if bytes.starts_with(b"PAR1") => Format::Parquet,
+        _ if is_idx(bytes) => Format::Idx,
+        Some("bin") if bytes.len().is_multiple_of(3073) => Format::Cifar10,
+        Some("bin") if bytes.len().is_multiple_of(3074) => Format::Cifar100,
         _ if first == Some(&b'{') => Format::Jsonl,
         _ => Format::Csv,
     }
@@ -165,6 +188,8 @@ fn infer_format(path: &Path, bytes: &[u8]) -> Format {
 pub(crate) struct BadRows<'a> {
     path: &'a Path,
     policy: OnBadRow,
+    noun: &'static str,
+    listed: usize,
     examples: Vec<Finding>,
     total: usize,
     unclosed_quotes: usize,
@@ -172,13 +197,19 @@ pub(crate) struct BadRows<'a> {
 
 impl<'a> BadRows<'a> {
     pub fn new(path: &'a Path, policy: OnBadRow) -> Self {
-        BadRows { path, policy, examples: Vec::new(), total: 0, unclosed_quotes: 0 }
+        let listed = BAD_ROW_EXAMPLES;
+        BadRows { path, policy, noun: "row", listed, examples: Vec::new(), total: 0, unclosed_quotes: 0 }
+    }
+
+    /// The same for pictures, which are files of their own: nearly all of them are listed.
+    pub fn pictures(path: &'a Path, policy: OnBadRow) -> Self {
+        BadRows { noun: "picture", listed: BAD_PICTURE_EXAMPLES, ..Self::new(path, policy) }
     }
 
     pub fn push(&mut self, finding: Finding) -> Result<(), DataError> {
         self.total += 1;
         self.unclosed_quotes += usize::from(finding.code == "unclosed-quote");
-        if self.examples.len() < BAD_ROW_EXAMPLES {
+        if self.examples.len() < self.listed {
             self.examples.push(finding);
         }
         if self.unclosed_quotes > MAX_UNCLOSED_QUOTES {
@@ -193,7 +224,7 @@ impl<'a> BadRows<'a> {
             _ if self.total == 0 => Ok(()),
             OnBadRow::Refuse => {
                 if unlisted > 0 {
-                    let message = format!("{} more cannot be read", count(unlisted, "row"));
+                    let message = format!("{} more cannot be read", count(unlisted, self.noun));
                     self.examples.push(
                         Finding::error("bad-rows", self.path, message)
                             .suggest("set on_bad_row = \"skip\" to leave them out"),
@@ -207,7 +238,8 @@ impl<'a> BadRows<'a> {
                         .into_iter()
                         .map(|finding| Finding { severity: Severity::Warning, ..finding }),
                 );
-                let message = format!("{} left out because they cannot be read", count(self.total, "row"));
+                let message =
+                    format!("{} left out because they cannot be read", count(self.total, self.noun));
                 findings.push(Finding::warning("skipped-rows", self.path, message));
                 Ok(())
             }

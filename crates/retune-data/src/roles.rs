@@ -1,9 +1,12 @@
-//! Which column is the text, which the label, and what task that makes: inferred with reasons, or as told.
+//! Which column is the text or the picture, which the label, and what task that makes: inferred with reasons, or as
+//! told.
 
 use crate::error::DataError;
+use crate::image::has_picture_extension;
 use crate::table::{Table, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::path::Path;
 
 /// Separators that join several labels in one text cell.
 const LABEL_SEPARATORS: [char; 3] = ['|', ';', ','];
@@ -39,6 +42,23 @@ const PAIR_NAMES: &[(&str, &str)] = &[
     ("query", "document"),
     ("query", "passage"),
 ];
+/// Columns that hold pictures or paths to them.
+const PICTURE_NAMES: &[&str] = &[
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "image_path",
+    "img_path",
+    "file_name",
+    "filename",
+    "file_path",
+    "filepath",
+    "image_file",
+    "image_name",
+    "file",
+    "path",
+];
 const LABEL_NAMES: &[&str] = &[
     "label",
     "labels",
@@ -72,9 +92,34 @@ pub enum TargetKind {
     Regression,
 }
 
+/// What the samples of a table are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Modality {
+    /// Texts, or pairs of texts.
+    #[default]
+    Text,
+    /// Pictures: paths to their files, or the pictures themselves.
+    Image,
+}
+
+impl Modality {
+    /// What a sample's content is called in messages.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Modality::Text => "text",
+            Modality::Image => "picture",
+        }
+    }
+}
+
 /// Columns and task as the recipe names them; what is `None` is inferred.
 #[derive(Debug, Clone, Default)]
 pub struct RoleOverrides {
+    /// What the samples are.
+    pub modality: Modality,
+    /// The column of pictures or of their paths.
+    pub image_column: Option<String>,
     /// The text column's name.
     pub text_column: Option<String>,
     /// The second text's column.
@@ -94,8 +139,10 @@ pub struct RoleOverrides {
 /// The columns' roles, as indices into [`Table::columns`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Roles {
-    /// The text.
-    pub text: usize,
+    /// What the samples are.
+    pub modality: Modality,
+    /// What a sample is: its text, or its picture.
+    pub content: usize,
     /// The second text of a pair.
     pub text_pair: Option<usize>,
     /// The label columns; none in data without labels.
@@ -114,14 +161,15 @@ impl Roles {
     /// The same roles in another file (validation, test, new data), found there by name.
     ///
     /// # Errors
-    /// [`DataError::UnknownColumn`] when a text column is missing there, or a label column while
+    /// [`DataError::UnknownColumn`] when a content column is missing there, or a label column while
     /// `require_labels`.
     pub fn in_table(&self, from: &Table, to: &Table, require_labels: bool) -> Result<Roles, DataError> {
         let find = |index: usize| to.column_index(&from.columns[index]);
         let labels = self.labels.iter().map(|&index| find(index)).collect::<Result<Vec<usize>, _>>();
         let labels = if require_labels { labels? } else { labels.unwrap_or_default() };
         Ok(Roles {
-            text: find(self.text)?,
+            modality: self.modality,
+            content: find(self.content)?,
             text_pair: self.text_pair.map(find).transpose()?,
             target_kind: self.target_kind.filter(|_| !labels.is_empty()),
             labels,
@@ -135,12 +183,14 @@ impl Roles {
 /// Infers the roles of a table's columns, obeying what is already known.
 ///
 /// # Errors
-/// [`DataError::UnknownColumn`] for a name that isn't there, [`DataError::Roles`] when no column can be the text.
+/// [`DataError::UnknownColumn`] for a name that isn't there, [`DataError::Roles`] when no column can be the text or
+/// the picture.
 pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, DataError> {
     let mut reasons = Vec::new();
     let named = |name: &Option<String>| name.as_deref().map(|name| table.column_index(name)).transpose();
-    let mut text = named(&overrides.text_column)?;
-    let mut text_pair = named(&overrides.text_pair_column)?;
+    let is_text = overrides.modality == Modality::Text;
+    let mut content = named(if is_text { &overrides.text_column } else { &overrides.image_column })?;
+    let mut text_pair = if is_text { named(&overrides.text_pair_column)? } else { None };
     let mut id = named(&overrides.id_column)?;
     let mut labels = overrides
         .label_columns
@@ -154,7 +204,7 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
 
     if id.is_none() {
         id = (0..table.columns.len()).find(|&column| {
-            !taken(column, &[text, text_pair], &labels)
+            !taken(column, &[content, text_pair], &labels)
                 && ID_NAMES.contains(&lower(table, column).as_str())
                 && profiles[column].looks_like_an_id()
         });
@@ -169,12 +219,13 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
         labels.clear();
     } else if labels.is_empty() {
         let by_name = LABEL_NAMES.iter().find_map(|name| {
-            (0..table.columns.len())
-                .find(|&column| lower(table, column) == *name && !taken(column, &[text, text_pair, id], &[]))
+            (0..table.columns.len()).find(|&column| {
+                lower(table, column) == *name && !taken(column, &[content, text_pair, id], &[])
+            })
         });
         let by_content = || {
             let mut candidates: Vec<usize> = (0..table.columns.len())
-                .filter(|&column| !taken(column, &[text, text_pair, id], &[]))
+                .filter(|&column| !taken(column, &[content, text_pair, id], &[]))
                 .filter(|&column| profiles[column].looks_like_a_label())
                 .collect();
             candidates.sort_by_key(|&column| (profiles[column].distinct < 2, profiles[column].distinct));
@@ -192,7 +243,7 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
             labels.push(column);
         }
     }
-    if text.is_none() && text_pair.is_none() {
+    if is_text && content.is_none() && text_pair.is_none() {
         let pair = PAIR_NAMES.iter().find_map(|(first, second)| {
             let find = |name: &str| {
                 (0..table.columns.len())
@@ -203,45 +254,68 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
         if let Some((first, second)) = pair {
             let names = (&table.columns[first], &table.columns[second]);
             reasons.push(format!("`{}` and `{}` are a text pair: their names", names.0, names.1));
-            (text, text_pair) = (Some(first), Some(second));
+            (content, text_pair) = (Some(first), Some(second));
         }
     }
-    if text.is_none() {
+    if content.is_none() {
         let free = |column: &usize| !taken(*column, &[text_pair, id], &labels);
-        let by_name = TEXT_NAMES.iter().find_map(|name| {
-            (0..table.columns.len()).find(|column| lower(table, *column) == *name && free(column))
-        });
-        let by_length = (0..table.columns.len())
-            .filter(free)
-            .filter(|&column| profiles[column].texts > 0)
-            .max_by(|&a, &b| profiles[a].mean_length.total_cmp(&profiles[b].mean_length));
-        text = by_name.or(by_length);
-        if let Some(column) = text {
-            let why = if by_name.is_some() { "its name" } else { "the longest texts" };
-            reasons.push(format!("`{}` is the text: {why}", table.columns[column]));
+        let columns = || (0..table.columns.len()).filter(free);
+        let known = if is_text { TEXT_NAMES } else { PICTURE_NAMES };
+        let by_name = known.iter().find_map(|name| columns().find(|&column| lower(table, column) == *name));
+        let by_content = || match overrides.modality {
+            Modality::Text => columns()
+                .filter(|&column| profiles[column].texts > 0)
+                .max_by(|&a, &b| profiles[a].mean_length.total_cmp(&profiles[b].mean_length)),
+            Modality::Image => columns().find(|&column| holds_pictures(table, column)),
+        };
+        content = by_name.or_else(by_content);
+        if let Some(column) = content {
+            let why = match overrides.modality {
+                _ if by_name.is_some() => "its name",
+                Modality::Text => "the longest texts",
+                Modality::Image => "its values are pictures or end as their files do",
+            };
+            let noun = overrides.modality.noun();
+            reasons.push(format!("`{}` is the {noun}: {why}", table.columns[column]));
         }
     }
-    let Some(text) = text else {
+    let Some(content) = content else {
+        let (what, key) = match overrides.modality {
+            Modality::Text => ("text", "text_column"),
+            Modality::Image => ("pictures or their files", "image_column"),
+        };
         return Err(DataError::Roles {
             path: table.path.clone(),
             message: format!(
-                "no column looks like text among {}; name it with text_column",
+                "no column looks like {what} among {}; name it with {key}",
                 table.columns.join(", ")
             ),
         });
     };
-    let mut all: Vec<usize> = labels.iter().copied().chain([text]).chain(text_pair).collect();
+    let mut all: Vec<usize> = labels.iter().copied().chain([content]).chain(text_pair).collect();
     let roles = all.len();
     all.sort_unstable();
     all.dedup();
     if all.len() < roles {
         return Err(DataError::Roles {
             path: table.path.clone(),
-            message: "one column has two roles among text, text pair and label".to_owned(),
+            message: format!(
+                "one column has two roles among {}, text pair and label",
+                overrides.modality.noun()
+            ),
         });
     }
     let (target_kind, label_separator) = target_kind(table, &labels, &profiles, overrides, &mut reasons)?;
-    Ok(Roles { text, text_pair, labels, id, target_kind, label_separator, reasons })
+    Ok(Roles {
+        modality: overrides.modality,
+        content,
+        text_pair,
+        labels,
+        id,
+        target_kind,
+        label_separator,
+        reasons,
+    })
 }
 
 fn target_kind(
@@ -304,6 +378,27 @@ fn target_kind(
         Some(kind),
         separator.filter(|_| kind == TargetKind::MultiLabel && labels.len() == 1 && profile.lists == 0),
     ))
+}
+
+/// What a table's samples are: pictures if a column is called so and holds their paths, or holds pictures.
+pub fn infer_modality(table: &Table) -> Modality {
+    let pictures = (0..table.columns.len()).any(|column| holds_pictures(table, column));
+    if pictures { Modality::Image } else { Modality::Text }
+}
+
+/// Whether nearly all cells of a column are pictures, or name files that end as pictures do.
+fn holds_pictures(table: &Table, column: usize) -> bool {
+    let cells = table.rows.iter().map(|row| &row.values[column]).filter(|value| !value.is_blank());
+    let (mut filled, mut pictures) = (0_usize, 0_usize);
+    for value in cells {
+        filled += 1;
+        pictures += usize::from(match value {
+            Value::Picture(_) => true,
+            Value::Text(text) => has_picture_extension(Path::new(text.trim())),
+            _ => false,
+        });
+    }
+    filled > 0 && pictures * 10 >= filled * 9
 }
 
 /// The character that plausibly joins labels: it stands in some cells, and the pieces repeat across cells.
@@ -403,7 +498,6 @@ impl Profile {
 mod tests {
     use super::*;
     use crate::read::{ReadOptions, read_bytes};
-    use std::path::Path;
 
     fn table(text: &str) -> Table {
         let name = if text.starts_with('{') { "t.jsonl" } else { "t.csv" };
@@ -419,7 +513,7 @@ mod tests {
         let roles = infer(
             "id,message,intent\n1,hello you,greet\n2,go away now,leave\n3,hi there,greet\n4,bye,leave\n",
         );
-        assert_eq!((roles.text, roles.labels.as_slice(), roles.id), (1, &[2][..], Some(0)));
+        assert_eq!((roles.content, roles.labels.as_slice(), roles.id), (1, &[2][..], Some(0)));
         assert_eq!(roles.target_kind, Some(TargetKind::SingleLabel));
         assert_eq!(
             roles.reasons,
@@ -437,13 +531,13 @@ mod tests {
         let roles = infer(
             "ham,how are you today\nspam,you have won a prize\nham,see you at eight\nspam,call now to win\n",
         );
-        assert_eq!((roles.text, roles.labels.as_slice()), (1, &[0][..]));
+        assert_eq!((roles.content, roles.labels.as_slice()), (1, &[0][..]));
     }
 
     #[test]
     fn pairs_are_found_by_their_names() {
         let roles = infer("premise,hypothesis,label\na b,c d,0\ne f,g h,1\n");
-        assert_eq!((roles.text, roles.text_pair), (0, Some(1)));
+        assert_eq!((roles.content, roles.text_pair), (0, Some(1)));
     }
 
     #[test]
@@ -468,7 +562,7 @@ mod tests {
     fn data_to_predict_on_may_hold_what_looks_like_labels() {
         let table = table("text,label\na b,1\nc d,1\n");
         let roles = infer_roles(&table, &RoleOverrides { unlabelled: true, ..Default::default() }).unwrap();
-        assert_eq!((roles.text, roles.labels.len(), roles.target_kind), (0, 0, None));
+        assert_eq!((roles.content, roles.labels.len(), roles.target_kind), (0, 0, None));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! stands, so a file that is shuffled or appended to keeps its split.
 
 use crate::batch::mix;
-use crate::dataset::{Target, TextDataset};
+use crate::dataset::{Dataset, Example, Target};
 use crate::error::DataError;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -17,7 +17,7 @@ pub struct SplitOptions {
     /// Keep the classes' shares. Then appending a row can move one other row of its class across the border;
     /// without, a row never moves, but the shares are met only on average.
     pub stratified: bool,
-    /// Rows with equal values in this column (an author, a patient) stay together. Rows with equal texts
+    /// Rows with equal values in this column (an author, a patient) stay together. Rows with equal content
     /// always do.
     pub group_column: Option<String>,
 }
@@ -51,7 +51,11 @@ struct Unit {
 /// # Errors
 /// [`DataError::Setting`] unless 0 < `fraction` < 1, [`DataError::UnknownColumn`], and [`DataError::Split`]
 /// when a class would be missing on one side.
-pub fn hold_out(dataset: &TextDataset, fraction: f64, options: &SplitOptions) -> Result<Split, DataError> {
+pub fn hold_out<E: Example>(
+    dataset: &Dataset<E>,
+    fraction: f64,
+    options: &SplitOptions,
+) -> Result<Split, DataError> {
     if !(fraction > 0.0 && fraction < 1.0) {
         return Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")));
     }
@@ -88,7 +92,11 @@ pub fn hold_out(dataset: &TextDataset, fraction: f64, options: &SplitOptions) ->
 ///
 /// # Errors
 /// As [`hold_out`]; `folds` must be at least 2.
-pub fn k_fold(dataset: &TextDataset, folds: usize, options: &SplitOptions) -> Result<Vec<Split>, DataError> {
+pub fn k_fold<E: Example>(
+    dataset: &Dataset<E>,
+    folds: usize,
+    options: &SplitOptions,
+) -> Result<Vec<Split>, DataError> {
     if folds < 2 {
         return Err(DataError::Setting(format!("cross-validation takes at least 2 folds, not {folds}")));
     }
@@ -135,7 +143,7 @@ pub fn k_fold(dataset: &TextDataset, folds: usize, options: &SplitOptions) -> Re
     Ok(splits)
 }
 
-fn units(dataset: &TextDataset, options: &SplitOptions) -> Result<Vec<Unit>, DataError> {
+fn units<E: Example>(dataset: &Dataset<E>, options: &SplitOptions) -> Result<Vec<Unit>, DataError> {
     let group = options.group_column.as_deref().map(|name| dataset.column_index(name)).transpose()?;
     let mut by_key: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut units: Vec<Unit> = Vec::new();
@@ -147,11 +155,7 @@ fn units(dataset: &TextDataset, options: &SplitOptions) -> Result<Vec<Unit>, Dat
         let mut hasher = Sha256::new();
         match group_value {
             Some(value) => hasher.update(value.as_bytes()),
-            None => {
-                hasher.update(example.text.as_bytes());
-                hasher.update([0]);
-                hasher.update(example.text_pair.as_deref().unwrap_or_default().as_bytes());
-            }
+            None => example.content(&mut |bytes| hasher.update(bytes)),
         }
         let key = hasher.finalize().to_vec();
         let hash = key.iter().take(8).fold(0u64, |hash, byte| hash << 8 | u64::from(*byte));
@@ -170,8 +174,8 @@ fn units(dataset: &TextDataset, options: &SplitOptions) -> Result<Vec<Unit>, Dat
 }
 
 /// The unit's rarest class, which is the one that most needs care; without classes one stratum holds all.
-fn stratum(dataset: &TextDataset, unit: &Unit, counts: &[usize]) -> u32 {
-    let classes = unit.rows.iter().flat_map(|&row| match &dataset.examples[row].target {
+fn stratum<E: Example>(dataset: &Dataset<E>, unit: &Unit, counts: &[usize]) -> u32 {
+    let classes = unit.rows.iter().flat_map(|&row| match dataset.examples[row].target() {
         Target::Class(class) => std::slice::from_ref(class),
         Target::Classes(classes) => classes.as_slice(),
         _ => &[],
@@ -188,8 +192,8 @@ fn strata(units: &[Unit]) -> BTreeMap<u32, Vec<&Unit>> {
     strata
 }
 
-fn check_classes(
-    dataset: &TextDataset,
+fn check_classes<E: Example>(
+    dataset: &Dataset<E>,
     rows: &[usize],
     side: &str,
     options: &SplitOptions,
@@ -199,7 +203,7 @@ fn check_classes(
     }
     let mut present = vec![false; dataset.labels.len()];
     for &row in rows {
-        match &dataset.examples[row].target {
+        match dataset.examples[row].target() {
             Target::Class(class) => present[*class as usize] = true,
             Target::Classes(classes) => classes.iter().for_each(|&class| present[class as usize] = true),
             _ => {}
@@ -234,7 +238,7 @@ fn check_classes(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::DatasetOptions;
+    use crate::dataset::{DatasetOptions, TextDataset};
     use crate::read::{ReadOptions, read_bytes};
     use crate::roles::{RoleOverrides, infer_roles};
     use std::path::Path;

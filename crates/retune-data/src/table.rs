@@ -5,9 +5,11 @@
 
 use crate::error::{DataError, nearest};
 use crate::finding::Finding;
+use crate::image::Picture;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// One cell.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -26,6 +28,13 @@ pub enum Value {
     Bool(bool),
     /// A list, as JSON Lines and Parquet can hold.
     List(Vec<Value>),
+    /// A picture that the file itself holds, as Parquet, CIFAR and IDX files do.
+    #[serde(serialize_with = "picture_in_words")]
+    Picture(Arc<Picture>),
+}
+
+fn picture_in_words<S: serde::Serializer>(picture: &Arc<Picture>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(picture)
 }
 
 impl Value {
@@ -38,6 +47,7 @@ impl Value {
             Value::Number(number) => Some(Cow::Owned(number.to_string())),
             Value::Bool(value) => Some(Cow::Borrowed(if *value { "true" } else { "false" })),
             Value::List(_) => Some(Cow::Owned(self.to_json().to_string())),
+            Value::Picture(picture) => Some(Cow::Owned(picture.to_string())),
         }
     }
 
@@ -53,7 +63,7 @@ impl Value {
                     && text.ends_with(|c: char| c.is_ascii_digit() || c == '.');
                 if numeric { text.parse().ok() } else { None }
             }
-            Value::Null | Value::Bool(_) | Value::List(_) => None,
+            Value::Null | Value::Bool(_) | Value::List(_) | Value::Picture(_) => None,
         }
     }
 
@@ -78,6 +88,7 @@ impl Value {
             },
             Value::Bool(value) => (*value).into(),
             Value::List(values) => values.iter().map(Value::to_json).collect(),
+            Value::Picture(picture) => picture.to_string().into(),
         }
     }
 }

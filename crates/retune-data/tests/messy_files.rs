@@ -276,7 +276,7 @@ fn public_datasets_are_read_whole() {
     let sms = read_table(&shared.join("sms_spam/SMSSpamCollection"), &ReadOptions::default()).unwrap();
     assert_eq!((sms.rows.len(), sms.rows[5573].line), (5574, 5574));
     let roles = infer_roles(&sms, &RoleOverrides::default()).unwrap();
-    assert_eq!((roles.labels.as_slice(), roles.text), (&[0][..], 1));
+    assert_eq!((roles.labels.as_slice(), roles.content), (&[0][..], 1));
     let options = ReadOptions { format: Some(Format::LabelSpaceText), ..Default::default() };
     for (file, rows) in [
         ("sentiment/stsa.binary.train", 6920),

@@ -125,7 +125,7 @@ impl RoleSummary {
     fn new(table: &Table, roles: &Roles) -> Self {
         let name = |column: usize| table.columns[column].clone();
         Self {
-            text: name(roles.text),
+            text: name(roles.content),
             text_pair: roles.text_pair.map(name),
             labels: roles.labels.iter().map(|&column| name(column)).collect(),
             id: roles.id.map(name),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use retune_checkpoint::hub::{ResolveOptions, resolve};
 use retune_checkpoint::{LoadReport, ModelConfig, Weights, hash_file};
 use retune_data::{
-    CheckOptions, DatasetOptions, Finding, LabelSet, LengthPolicy, LengthReport, OnMissing, ReadOptions,
-    RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, TextDataset, TextTokenizer,
+    CheckOptions, DatasetOptions, Finding, LabelSet, LengthPolicy, LengthReport, Modality, OnMissing,
+    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, TextDataset, TextTokenizer,
     check_splits, check_table, hold_out, infer_roles, k_fold, read_table,
 };
 use retune_kernels::{Cpu, Isa};
@@ -134,6 +134,8 @@ pub(crate) fn role_overrides(recipe: &Recipe) -> RoleOverrides {
         ProblemType::Regression => TargetKind::Regression,
     });
     RoleOverrides {
+        modality: Modality::Text,
+        image_column: None,
         text_column: recipe.data.text_column.clone(),
         text_pair_column: recipe.data.text_pair_column.clone(),
         label_columns: recipe
@@ -541,7 +543,7 @@ fn record_choices(recipe: &mut Recipe, train: &TextDataset, task: &Classificatio
     let roles = train.roles();
     let names = train.column_names();
     let name = |column: usize| names[column].clone();
-    recipe.data.text_column = Some(name(roles.text));
+    recipe.data.text_column = Some(name(roles.content));
     recipe.data.text_pair_column = roles.text_pair.map(name);
     recipe.data.label_column = Some(roles.labels.iter().copied().map(name).collect::<Vec<_>>().into());
     recipe.data.label_separator = roles.label_separator;

@@ -1,0 +1,239 @@
+//! Policies of many operations with no search: TrivialAugment (Müller and Hutter 2021) in its wide form and RandAugment
+//! (Cubuk et al. 2019), with the operations and strengths of torchvision's.
+
+use serde::{Deserialize, Serialize};
+
+use super::affine::{Affine, transform};
+use super::augment::{Augmentation, Draws};
+use super::color::{adjust_brightness, adjust_contrast, adjust_saturation, colored, map_samples};
+use super::pixels::Pixels;
+
+/// A policy of many operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// None.
+    #[default]
+    None,
+    /// One operation of random strength.
+    TrivialAugment,
+    /// Several operations of one strength.
+    RandAugment,
+}
+
+/// Steps of strength, in both policies.
+const BINS: usize = 31;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Identity,
+    ShearX,
+    ShearY,
+    TranslateX,
+    TranslateY,
+    Rotate,
+    Brightness,
+    Color,
+    Contrast,
+    Sharpness,
+    Posterize,
+    Solarize,
+    AutoContrast,
+    Equalize,
+}
+
+const OPERATIONS: [Operation; 14] = [
+    Operation::Identity,
+    Operation::ShearX,
+    Operation::ShearY,
+    Operation::TranslateX,
+    Operation::TranslateY,
+    Operation::Rotate,
+    Operation::Brightness,
+    Operation::Color,
+    Operation::Contrast,
+    Operation::Sharpness,
+    Operation::Posterize,
+    Operation::Solarize,
+    Operation::AutoContrast,
+    Operation::Equalize,
+];
+
+/// Greatest strengths of the operations of a policy.
+struct Strengths {
+    shear: f64,
+    /// In pixels.
+    translation: f64,
+    /// In degrees.
+    rotation: f64,
+    enhancement: f64,
+    /// Bits of a sample that the strongest posterization takes.
+    bits: f64,
+}
+
+pub(super) fn apply_policy(of: &Augmentation, pixels: Pixels, draws: &mut Draws, fill: &[u8]) -> Pixels {
+    let last = BINS as f64 - 1.0;
+    let (count, strengths) = match of.policy {
+        Policy::None => return pixels,
+        Policy::TrivialAugment => {
+            (1, Strengths { shear: 0.99, translation: 32.0, rotation: 135.0, enhancement: 0.99, bits: 6.0 })
+        }
+        Policy::RandAugment => {
+            let translation = 150.0 / 331.0 * pixels.width as f64;
+            (of.num_ops, Strengths { shear: 0.3, translation, rotation: 30.0, enhancement: 0.9, bits: 4.0 })
+        }
+    };
+    let mut pixels = pixels;
+    for _ in 0..count {
+        let operation = OPERATIONS[draws.below(OPERATIONS.len())];
+        let bin = match of.policy {
+            Policy::TrivialAugment => draws.below(BINS),
+            _ => of.magnitude.min(BINS - 1),
+        };
+        let sign = if draws.chance(0.5) { -1.0 } else { 1.0 };
+        pixels = apply(operation, pixels, bin as f64 / last, sign, &strengths, fill);
+    }
+    pixels
+}
+
+/// One operation at a share of its greatest strength.
+fn apply(
+    operation: Operation,
+    mut pixels: Pixels,
+    share: f64,
+    sign: f64,
+    most: &Strengths,
+    fill: &[u8],
+) -> Pixels {
+    let factor = (1.0 + sign * share * most.enhancement) as f32;
+    let moved = sign * share * most.translation;
+    match operation {
+        Operation::Identity => {}
+        Operation::ShearX => return transform(&pixels, &Affine::shear_x(sign * share * most.shear), fill),
+        Operation::ShearY => return transform(&pixels, &Affine::shear_y(sign * share * most.shear), fill),
+        Operation::TranslateX => return transform(&pixels, &Affine::translation(moved, 0.0), fill),
+        Operation::TranslateY => return transform(&pixels, &Affine::translation(0.0, moved), fill),
+        Operation::Rotate => {
+            let angle = (sign * share * most.rotation).to_radians();
+            return transform(&pixels, &Affine::rotation(angle), fill);
+        }
+        Operation::Brightness => adjust_brightness(&mut pixels, factor),
+        Operation::Color => adjust_saturation(&mut pixels, factor),
+        Operation::Contrast => adjust_contrast(&mut pixels, factor),
+        Operation::Sharpness => return sharpen(&pixels, factor),
+        Operation::Posterize => {
+            let kept = 8 - (share * most.bits).round() as u32;
+            let mask = 0xFF_u8 << (8 - kept);
+            map_samples(&mut pixels, &std::array::from_fn(|sample| sample as u8 & mask));
+        }
+        Operation::Solarize => {
+            let threshold = 255.0 * (1.0 - share);
+            let inverted = |sample: usize| if sample as f64 >= threshold { 255 - sample } else { sample };
+            map_samples(&mut pixels, &std::array::from_fn(|sample| inverted(sample) as u8));
+        }
+        Operation::AutoContrast => per_channel(&mut pixels, stretched),
+        Operation::Equalize => per_channel(&mut pixels, equalized),
+    }
+    pixels
+}
+
+/// Changes each channel by a table made of its histogram.
+fn per_channel(pixels: &mut Pixels, table: fn(&[u32; 256]) -> [u8; 256]) {
+    for channel in 0..colored(pixels.channels) {
+        let mut histogram = [0_u32; 256];
+        let step = pixels.channels;
+        for &sample in pixels.data.iter().skip(channel).step_by(step) {
+            histogram[usize::from(sample)] += 1;
+        }
+        let table = table(&histogram);
+        for sample in pixels.data.iter_mut().skip(channel).step_by(step) {
+            *sample = table[usize::from(*sample)];
+        }
+    }
+}
+
+/// Pillow's `autocontrast`: the darkest sample becomes 0, the brightest 255.
+fn stretched(histogram: &[u32; 256]) -> [u8; 256] {
+    let low = histogram.iter().position(|&count| count > 0).unwrap_or(0);
+    let high = histogram.iter().rposition(|&count| count > 0).unwrap_or(0);
+    if high <= low {
+        return std::array::from_fn(|sample| sample as u8);
+    }
+    let scale = 255.0 / (high - low) as f64;
+    let offset = -(low as f64) * scale;
+    std::array::from_fn(|sample| (sample as f64 * scale + offset).clamp(0.0, 255.0) as u8)
+}
+
+/// Pillow's `equalize`: all levels become equally frequent.
+fn equalized(histogram: &[u32; 256]) -> [u8; 256] {
+    let total: u32 = histogram.iter().sum();
+    let last = histogram.iter().rev().find(|&&count| count > 0).copied().unwrap_or(0);
+    let step = (total - last) / 255;
+    if step == 0 {
+        return std::array::from_fn(|sample| sample as u8);
+    }
+    let mut sum = step / 2;
+    std::array::from_fn(|sample| {
+        let level = (sum / step).min(255) as u8;
+        sum += histogram[sample];
+        level
+    })
+}
+
+/// Pillow's `Sharpness`: from a smoothed picture towards the picture, beyond it if the factor is above 1. The border
+/// stays.
+fn sharpen(pixels: &Pixels, factor: f32) -> Pixels {
+    let mut sharp = pixels.clone();
+    let (width, height, channels) = (pixels.width, pixels.height, pixels.channels);
+    for y in 1..height.saturating_sub(1) {
+        for x in 1..width.saturating_sub(1) {
+            for channel in 0..colored(channels) {
+                let at = |x: usize, y: usize| u32::from(pixels.at(x, y)[channel]);
+                let around: u32 = (y - 1..=y + 1)
+                    .flat_map(|y| (x - 1..=x + 1).map(move |x| (x, y)))
+                    .map(|(x, y)| at(x, y))
+                    .sum();
+                // Weights of 1 around 5, divided by their sum.
+                let smooth = ((around + 4 * at(x, y)) as f32 / 13.0).round();
+                let value = smooth + factor * (at(x, y) as f32 - smooth);
+                sharp.data[(y * width + x) * channels + channel] = value.clamp(0.0, 255.0) as u8;
+            }
+        }
+    }
+    sharp
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretching_reaches_both_ends() {
+        let mut pixels = Pixels { width: 3, height: 1, channels: 1, data: vec![50, 100, 150] };
+        per_channel(&mut pixels, stretched);
+        assert_eq!(pixels.data, [0, 127, 255]);
+    }
+
+    #[test]
+    fn equalizing_spreads_levels_evenly() {
+        // 510 pixels of two levels: step (510 − 255) / 255 = 1, so that the second level is 255 above the first.
+        let data = [vec![10; 255], vec![11; 255]].concat();
+        let mut pixels = Pixels { width: 510, height: 1, channels: 1, data };
+        per_channel(&mut pixels, equalized);
+        assert_eq!((pixels.data[0], pixels.data[509]), (0, 255));
+    }
+
+    #[test]
+    fn no_strength_leaves_the_picture() {
+        let data = (0..8 * 8 * 3).map(|index| (index * 5 % 256) as u8).collect();
+        let picture = Pixels { width: 8, height: 8, channels: 3, data };
+        let most = Strengths { shear: 0.3, translation: 9.0, rotation: 30.0, enhancement: 0.9, bits: 4.0 };
+        for operation in OPERATIONS {
+            if matches!(operation, Operation::AutoContrast | Operation::Equalize | Operation::Solarize) {
+                continue;
+            }
+            let same = apply(operation, picture.clone(), 0.0, 1.0, &most, &[0; 3]);
+            assert_eq!(same, picture, "{operation:?}");
+        }
+    }
+}
