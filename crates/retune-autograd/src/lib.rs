@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod gradients;
+mod image;
 mod ops;
 mod tape;
 

@@ -320,11 +320,10 @@ impl<'s> Tape<'s> {
             Pooling::Mean => {
                 let y = ops::mean_pool(self.context(), x.tensor(), offsets);
                 self.record(y, &[x], || {
-                    let (x, offsets) = (x.clone(), Arc::clone(offsets));
+                    let (rows, target, offsets) = (x.tensor().rows(), x.target(), Arc::clone(offsets));
                     move |walk: &mut Backward<'_>, dy: Tensor| {
-                        let rows = x.tensor().rows();
                         let dx = ops::mean_pool_backward(walk.context(), &dy, &offsets, rows);
-                        walk.accumulate(&x, dx);
+                        walk.accumulate_at(target, dx);
                     }
                 })
             }

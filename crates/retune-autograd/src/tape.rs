@@ -1,6 +1,6 @@
 //! The tape, its variables, and the walk back through it.
 
-use retune_tensor::{Context, Tensor, ops};
+use retune_tensor::{Context, Shape, Tensor, ops};
 
 use crate::Gradients;
 
@@ -37,6 +37,21 @@ impl Var {
     /// Whether a gradient for it is wanted.
     pub fn needs_gradient(&self) -> bool {
         self.source != Source::Constant
+    }
+
+    /// The same values under another shape with the same innermost size.
+    ///
+    /// # Panics
+    /// If the number of values or the innermost size differs.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Self {
+        let tensor = self.tensor.reshape(shape);
+        assert_eq!(tensor.width(), self.tensor.width(), "reshape: rows of {:?} would be cut", self.tensor);
+        Self { tensor, source: self.source }
+    }
+
+    /// Where its gradient goes, for a backward that does not need its value.
+    pub(crate) fn target(&self) -> GradientTarget {
+        GradientTarget(self.source)
     }
 
     /// The value, for an operation that overwrites it, and where its gradient goes.

@@ -17,6 +17,7 @@ mod error;
 mod gemm;
 mod isa;
 mod layer_norm;
+mod layout;
 mod loss;
 mod math;
 mod optimizer;
@@ -41,6 +42,9 @@ pub use error::KernelError;
 pub use gemm::{Gemm, Layout, gemm};
 pub use isa::Isa;
 pub use layer_norm::{LayerNormGrad, LayerNormInput, layer_norm_backward, layer_norm_forward};
+pub use layout::{
+    Columns, adaptive_avg_pool2d_backward, adaptive_avg_pool2d_forward, copy_columns, transpose_each,
+};
 pub use loss::{bce_with_logits, cross_entropy, mse};
 pub use optimizer::{AdamW, Lion, RmsProp, Sgd, adamw_step, ema_update, lion_step, rmsprop_step, sgd_step};
 pub use philox::philox4x32;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use retune_kernels::Cpu;
 
-use crate::pool::Pool;
+use crate::pool::{Bytes, Pool};
 use crate::tensor::{Shape, Tensor};
 
 /// Where a context's tensors live.
@@ -66,6 +66,11 @@ impl Context {
         let length = shape.elements();
         let buffer = if self.cpu.is_some() { self.pool.take(length) } else { self.pool.take_meta(length) };
         Tensor::new(buffer, shape)
+    }
+
+    /// Bytes beside the tensors, counted like them.
+    pub(crate) fn bytes(&self, length: usize) -> Bytes {
+        self.pool.bytes(length, self.cpu.is_some())
     }
 
     /// A tensor of zeros.

@@ -12,7 +12,7 @@ mod pool;
 mod tensor;
 
 pub use context::{Context, Device};
-pub use ops::DropoutSpec;
+pub use ops::{BatchNormForm, ChannelStatistics, Conv2dParameters, DropoutSpec, PoolWindow};
 pub use pool::{MemoryUse, Pool};
 pub use retune_kernels::{Activation, RowKey};
 pub use tensor::{Shape, Tensor};

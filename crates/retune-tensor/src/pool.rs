@@ -64,7 +64,10 @@ impl Pool {
     }
 
     fn account(&self, length: usize) {
-        let bytes = 4 * length as u64;
+        self.account_bytes(4 * length as u64);
+    }
+
+    fn account_bytes(&self, bytes: u64) {
         let now = self.shared.current.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.shared.peak.fetch_max(now, Ordering::Relaxed);
     }
@@ -90,10 +93,41 @@ impl Pool {
         Buffer { length: values.len(), values, pool: self.clone() }
     }
 
+    /// `length` zeroed bytes, or only their count.
+    pub(crate) fn bytes(&self, length: usize, holds_values: bool) -> Bytes {
+        self.account_bytes(length as u64);
+        let values = if holds_values { vec![0; length] } else { Vec::new() };
+        Bytes { values, length, pool: self.clone() }
+    }
+
     /// Counts `length` values without holding them.
     pub(crate) fn take_meta(&self, length: usize) -> Buffer {
         self.account(length);
         Buffer { values: Vec::new(), length, pool: self.clone() }
+    }
+}
+
+/// Small integers that an operation keeps for its backward, counted in the pool; `Meta` ones hold none.
+#[derive(Debug)]
+pub(crate) struct Bytes {
+    values: Vec<u8>,
+    length: usize,
+    pool: Pool,
+}
+
+impl Bytes {
+    pub(crate) fn values(&self) -> &[u8] {
+        &self.values
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [u8] {
+        &mut self.values
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.pool.shared.current.fetch_sub(self.length as u64, Ordering::Relaxed);
     }
 }
 
