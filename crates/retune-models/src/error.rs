@@ -14,6 +14,32 @@ pub enum ModelError {
         /// The registered names.
         known: String,
     },
+    /// A name that belongs to no image network.
+    #[error("\"{architecture}\" is no image architecture that Retune knows; it knows {known}")]
+    UnknownArchitecture {
+        /// The name asked for.
+        architecture: String,
+        /// The registered names.
+        known: String,
+    },
+    /// Weights without a description of the network they are for.
+    #[error(
+        "{path} has no config.json that says which network its weights are for; set model.architecture to one of {known}"
+    )]
+    NoArchitecture {
+        /// The file or folder.
+        path: String,
+        /// The registered names.
+        known: String,
+    },
+    /// The architecture is not in the ecosystem whose layout is asked for.
+    #[error("{architecture} has no {layout} layout; it is there under other names or not at all")]
+    NoLayout {
+        /// The architecture.
+        architecture: &'static str,
+        /// The ecosystem.
+        layout: &'static str,
+    },
     /// A configuration value cannot be used.
     #[error("config.json: {key} = {value}: {problem}")]
     Config {
@@ -25,7 +51,7 @@ pub enum ModelError {
         problem: String,
     },
     /// A tensor of the checkpoint has another shape than the configuration asks for.
-    #[error("tensor {name}: the checkpoint has shape {found:?}, config.json asks for {expected:?}")]
+    #[error("tensor {name}: the checkpoint has shape {found:?}, the model asks for {expected:?}")]
     Shape {
         /// The parameter.
         name: String,

@@ -4,6 +4,7 @@ mod bert;
 mod distilbert;
 mod encoder;
 mod head;
+mod load;
 mod lora;
 mod model;
 mod roberta;

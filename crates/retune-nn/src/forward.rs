@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use retune_autograd::{Backward, Tape, Var};
-use retune_tensor::{Context, DropoutSpec, RowKey, Tensor};
+use retune_kernels::philox4x32;
+use retune_tensor::{ChannelStatistics, Context, DropoutSpec, RowKey, Tensor, ops};
 
+use crate::buffers::{BufferUpdates, NormObservation};
 use crate::initialization::random_key;
 use crate::store::{ParameterId, ParameterStore, Trainable};
 
@@ -83,6 +85,9 @@ pub struct Forward<'s> {
     /// Off in the first run of a checkpointed block, whose inside is not kept.
     records: bool,
     met_trainable: Cell<bool>,
+    /// Whether norms report the statistics of their input although they don't train.
+    observes_norms: bool,
+    observations: Vec<NormObservation>,
 }
 
 impl<'s> Forward<'s> {
@@ -91,14 +96,53 @@ impl<'s> Forward<'s> {
         Self::nested(&Arc::new(environment), true)
     }
 
+    /// A pass in evaluation mode in which every batch normalization reports the statistics of its input.
+    pub fn observing(environment: Environment<'s>) -> Self {
+        let mut forward = Self::new(Environment { randomness: None, ..environment });
+        forward.observes_norms = true;
+        forward
+    }
+
     /// The tape, to compute on.
     pub fn tape(&mut self) -> &mut Tape<'s> {
         &mut self.tape
     }
 
-    /// Ends the pass and gives up its tape, to walk back.
+    /// Ends the pass: its tape, to walk back, and what it wants to change about buffers.
+    pub fn finish(self) -> (Tape<'s>, BufferUpdates) {
+        (self.tape, BufferUpdates::new(self.observations))
+    }
+
+    /// Ends a pass that leaves buffers as they are, and gives up its tape.
     pub fn into_tape(self) -> Tape<'s> {
         self.tape
+    }
+
+    /// Whether the pass is one of a training step, not of an evaluation.
+    pub fn is_training(&self) -> bool {
+        self.environment.randomness.is_some()
+    }
+
+    /// Whether a parameter trains.
+    pub fn trains(&self, id: ParameterId) -> bool {
+        self.environment.trainable.slot(id).is_some()
+    }
+
+    /// The value of a buffer.
+    pub fn buffer(&self, id: ParameterId) -> Tensor {
+        self.environment.store.tensor(id).clone()
+    }
+
+    pub(crate) fn observes_norms(&self) -> bool {
+        self.observes_norms
+    }
+
+    pub(crate) fn channel_statistics(&self, x: &Var) -> ChannelStatistics {
+        ops::channel_statistics(&self.environment.context, x.tensor())
+    }
+
+    pub(crate) fn observe_norm(&mut self, observation: NormObservation) {
+        self.observations.push(observation);
     }
 
     /// A parameter as a variable: it needs a gradient if it trains.
@@ -124,13 +168,30 @@ impl<'s> Forward<'s> {
         Some(DropoutSpec { probability, key, rows: Arc::clone(&rows.keys) })
     }
 
+    /// Stochastic depth (Huang et al. 2016) at a site: the factor of each sample's branch, [samples, channels], 0 or
+    /// `1 / (1 - probability)`; `None` where it is off, as for dropout. `samples` has one row per sample.
+    pub fn drop_path(&self, site: Site, probability: f32, samples: &Rows, channels: usize) -> Option<Var> {
+        let DropoutSpec { probability, key, rows } = self.dropout_spec(site, probability, samples)?;
+        let kept = 1.0 / (1.0 - probability);
+        let factor = |row: &RowKey| {
+            let uniform = philox4x32([row.sample, 0, 0, 0], key)[0] as f32 / 4_294_967_296.0;
+            if uniform < probability { 0.0 } else { kept }
+        };
+        let factors: Vec<f32> =
+            rows.iter().flat_map(|row| std::iter::repeat_n(factor(row), channels)).collect();
+        Some(Var::constant(self.environment.context.tensor([rows.len(), channels], factors)))
+    }
+
     /// Runs a block; with gradient checkpointing its inside is dropped and computed again in backward.
     pub fn block(&mut self, x: &Var, run: impl Fn(&mut Forward<'s>, &Var) -> Var + 's) -> Var {
         if !self.environment.gradient_checkpointing {
             return run(self, x);
         }
         let mut first = Forward::nested(&self.environment, false);
+        first.observes_norms = self.observes_norms;
         let y = run(&mut first, &Var::constant(x.tensor().clone())).tensor().clone();
+        // What the second run observes is dropped with it: a block's statistics count once.
+        self.observations.append(&mut first.observations);
         let needs_gradient = x.needs_gradient() || first.met_trainable.get();
         let environment = Arc::clone(&self.environment);
         let input = x.clone();
@@ -150,6 +211,13 @@ impl<'s> Forward<'s> {
 
     fn nested(environment: &Arc<Environment<'s>>, records: bool) -> Self {
         let tape = Tape::new(environment.context.clone());
-        Self { environment: Arc::clone(environment), tape, records, met_trainable: Cell::new(false) }
+        Self {
+            environment: Arc::clone(environment),
+            tape,
+            records,
+            met_trainable: Cell::new(false),
+            observes_norms: false,
+            observations: Vec::new(),
+        }
     }
 }

@@ -5,14 +5,18 @@
 //! and records on its tape. Knows no model family, no file and no data.
 #![forbid(unsafe_code)]
 
+mod buffers;
 mod forward;
+mod images;
 mod initialization;
 mod layers;
 mod optimizer;
 mod store;
 
+pub use buffers::{BufferUpdates, NormObservation, NormRecalibration};
 pub use forward::{Environment, Forward, Randomness, Rows, Site};
+pub use images::{BatchNorm2d, Conv2d, ConvSizes};
 pub use initialization::{Initialization, hash_name, random_key};
 pub use layers::{Embedding, FeedForward, LayerNorm, Linear, LowRank};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind, ParameterRates, ParameterState};
-pub use store::{Declaration, LayerGroup, ParameterBuilder, ParameterId, ParameterStore, Trainable};
+pub use store::{Declaration, LayerGroup, ParameterBuilder, ParameterId, ParameterStore, Role, Trainable};

@@ -1,4 +1,4 @@
-//! The parameter store: declarations, values, layer groups, and which parameters train.
+//! The parameter store: declarations of parameters and buffers, values, layer groups, and which parameters train.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,18 @@ impl ParameterId {
     }
 }
 
-/// What a module declares about one of its parameters.
+/// What a declared value is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It can train.
+    Parameter,
+    /// It is measured and never trains (running statistics).
+    Buffer,
+    /// A whole number that is counted up: one `f32` in memory, exact up to 2²⁴, an int64 scalar in files.
+    Counter,
+}
+
+/// What a module declares about one of its parameters or buffers.
 #[derive(Clone, Debug)]
 pub struct Declaration {
     /// The reference implementation's name.
@@ -29,6 +40,8 @@ pub struct Declaration {
     pub initialization: Initialization,
     /// The layer group it belongs to.
     pub group: usize,
+    /// What it is for.
+    pub role: Role,
 }
 
 impl Declaration {
@@ -41,6 +54,11 @@ impl Declaration {
     pub fn decays(&self) -> bool {
         self.shape.len() > 1
     }
+
+    /// Whether it is a parameter, not a buffer or a counter.
+    pub fn is_parameter(&self) -> bool {
+        self.role == Role::Parameter
+    }
 }
 
 /// A slice of the network in depth order: the unit of freezing and of learning rates.
@@ -50,6 +68,8 @@ pub struct LayerGroup {
     pub name: String,
     /// Its parameters in declaration order.
     pub parameters: Vec<ParameterId>,
+    /// Its buffers and counters in declaration order.
+    pub buffers: Vec<ParameterId>,
 }
 
 /// Collects declarations while a model is built.
@@ -89,12 +109,30 @@ impl ParameterBuilder {
         shape: &[usize],
         initialization: Initialization,
     ) -> ParameterId {
-        self.declarations.push(Declaration {
+        self.declare(Declaration {
             name: name.into(),
             shape: shape.to_vec(),
             initialization,
             group,
-        });
+            role: Role::Parameter,
+        })
+    }
+
+    /// Declares a buffer of the current group.
+    pub fn buffer(&mut self, name: String, shape: &[usize], initialization: Initialization) -> ParameterId {
+        let group = self.group();
+        self.declare(Declaration { name, shape: shape.to_vec(), initialization, group, role: Role::Buffer })
+    }
+
+    /// Declares a counter of the current group, which starts at 0.
+    pub fn counter(&mut self, name: String) -> ParameterId {
+        let (group, initialization) = (self.group(), Initialization::Zeros);
+        self.declare(Declaration { name, shape: Vec::new(), initialization, group, role: Role::Counter })
+    }
+
+    /// Declares something that was declared elsewhere, in the group of the same number.
+    pub fn declare(&mut self, declaration: Declaration) -> ParameterId {
+        self.declarations.push(declaration);
         ParameterId(self.declarations.len() - 1)
     }
 
@@ -147,7 +185,7 @@ impl ParameterBuilder {
     }
 }
 
-/// The values of a model's parameters. Cloning shares them; a write to shared values copies them first.
+/// The values of a model's parameters and buffers. Cloning shares them; a write to shared values copies them first.
 #[derive(Clone, Debug, Default)]
 pub struct ParameterStore {
     declarations: Vec<Declaration>,
@@ -157,7 +195,7 @@ pub struct ParameterStore {
 }
 
 impl ParameterStore {
-    /// All handles in declaration order, which is depth order.
+    /// All handles, those of buffers too, in declaration order, which is depth order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = ParameterId> + use<> {
         (0..self.declarations.len()).map(ParameterId)
     }
@@ -187,17 +225,26 @@ impl ParameterStore {
         let mut groups: Vec<LayerGroup> = self
             .groups
             .iter()
-            .map(|name| LayerGroup { name: name.clone(), parameters: Vec::new() })
+            .map(|name| LayerGroup { name: name.clone(), parameters: Vec::new(), buffers: Vec::new() })
             .collect();
         for id in self.ids() {
-            groups[self.declaration(id).group].parameters.push(id);
+            let declaration = self.declaration(id);
+            let group = &mut groups[declaration.group];
+            if declaration.is_parameter() { &mut group.parameters } else { &mut group.buffers }.push(id);
         }
         groups
     }
 
-    /// The number of values in all parameters.
+    /// The number of values in all parameters, buffers left out.
     pub fn elements(&self) -> usize {
-        self.declarations.iter().map(Declaration::elements).sum()
+        let parameters = self.declarations.iter().filter(|declaration| declaration.is_parameter());
+        parameters.map(Declaration::elements).sum()
+    }
+
+    /// The number of values in all buffers and counters.
+    pub fn buffer_elements(&self) -> usize {
+        let buffers = self.declarations.iter().filter(|declaration| !declaration.is_parameter());
+        buffers.map(Declaration::elements).sum()
     }
 }
 
@@ -210,7 +257,7 @@ pub struct Trainable {
 }
 
 impl Trainable {
-    /// The parameters that `trains` picks.
+    /// The parameters that `trains` picks; buffers never train.
     pub fn new(store: &ParameterStore, mut trains: impl FnMut(ParameterId, &Declaration) -> bool) -> Self {
         let mut trainable = Self {
             slots: vec![None; store.declarations.len()],
@@ -219,7 +266,7 @@ impl Trainable {
         };
         for id in store.ids().rev() {
             let declaration = store.declaration(id);
-            if trains(id, declaration) {
+            if declaration.is_parameter() && trains(id, declaration) {
                 trainable.slots[id.0] = Some(trainable.ids.len());
                 trainable.groups[declaration.group] = true;
                 trainable.ids.push(id);

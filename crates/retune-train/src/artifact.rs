@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use retune_checkpoint::{ModelConfig, NamedTensor, TensorData, save_safetensors};
+use retune_checkpoint::{ModelConfig, save_safetensors};
 use retune_kernels::{Activation, Cpu, Gemm, Layout, gemm};
+use retune_models::StoredTensors;
 use retune_models::text::{LoraConfig, TextClassifier};
 use retune_nn::ParameterStore;
 use retune_tasks::{ClassificationTask, ProblemType};
@@ -104,18 +105,9 @@ fn write_named(
     path: &Path,
     rename: impl Fn(&str) -> Option<String>,
 ) -> Result<(), TrainError> {
-    let named: Vec<(String, retune_nn::ParameterId)> =
-        store.ids().filter_map(|id| rename(&store.declaration(id).name).map(|name| (name, id))).collect();
-    let tensors: Vec<NamedTensor<'_>> = named
-        .iter()
-        .map(|(name, id)| NamedTensor {
-            name,
-            shape: &store.declaration(*id).shape,
-            data: TensorData::F32(store.tensor(*id).values()),
-        })
-        .collect();
+    let stored = StoredTensors::new(store, rename);
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    Ok(save_safetensors(path, &tensors, &metadata)?)
+    Ok(save_safetensors(path, &stored.tensors(), &metadata)?)
 }
 
 /// The store with every low-rank branch added into the weight beside it and then set to zero.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use retune_autograd::Gradients;
 use retune_data::{BatchOrder, Target};
-use retune_nn::{Declaration, Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
+use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
 use retune_tensor::Context;
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ const MEASURED_BATCHES: usize = 32;
 pub struct StageMemory {
     /// Values that train.
     pub trainable_parameters: usize,
-    /// Bytes of all weights, and of their moving average if the run keeps one.
+    /// Bytes of all weights and buffers, and of their moving average if the run keeps one.
     pub parameter_bytes: u64,
     /// Bytes of the gradients.
     pub gradient_bytes: u64,
@@ -43,7 +43,7 @@ pub struct StepCost {
     pub tokens: u64,
     /// Most bytes alive at once in forward and backward of the longest batch, beside weights and gradients.
     pub peak_activation_bytes: u64,
-    /// Bytes of all weights, and of their moving average if the run keeps one.
+    /// Bytes of all weights and buffers, and of their moving average if the run keeps one.
     pub parameter_bytes: u64,
     /// Bytes of the gradients.
     pub gradient_bytes: u64,
@@ -130,7 +130,7 @@ pub fn stage_memory(recipe: &Recipe, store: &ParameterStore, stage: &Stage) -> S
 
 fn parameter_bytes(recipe: &Recipe, store: &ParameterStore) -> u64 {
     let copies = 1 + u64::from(recipe.train.ema_decay.is_some());
-    4 * copies * store.elements() as u64
+    4 * copies * (store.elements() + store.buffer_elements()) as u64
 }
 
 /// Bytes that the run folder may come to hold: checkpoints of weights with two moments, the best weights, the artifact.
@@ -334,8 +334,7 @@ fn without_values(context: &Context, store: &ParameterStore) -> ParameterStore {
         builder.begin_group(&group.name);
     }
     for id in store.ids() {
-        let Declaration { name, shape, initialization, group } = store.declaration(id);
-        builder.parameter_in(*group, name.as_str(), shape, *initialization);
+        builder.declare(store.declaration(id).clone());
     }
     builder.build_meta(context)
 }

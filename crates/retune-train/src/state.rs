@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use retune_checkpoint::{NamedTensor, TensorData, Weights, save_safetensors, write_atomic};
+use retune_models::StoredTensors;
 use retune_nn::{Optimizer, ParameterId, ParameterStore, Trainable};
 use serde::{Deserialize, Serialize};
 
@@ -155,18 +156,11 @@ impl Snapshot<'_> {
     }
 }
 
-/// Writes all parameters of a store under their own names.
+/// Writes all parameters and buffers of a store under their own names.
 pub fn write_parameters(store: &ParameterStore, path: &Path) -> Result<(), TrainError> {
-    let tensors: Vec<NamedTensor<'_>> = store
-        .ids()
-        .map(|id| NamedTensor {
-            name: &store.declaration(id).name,
-            shape: &store.declaration(id).shape,
-            data: TensorData::F32(store.tensor(id).values()),
-        })
-        .collect();
+    let stored = StoredTensors::new(store, |name| Some(name.to_owned()));
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    Ok(save_safetensors(path, &tensors, &metadata)?)
+    Ok(save_safetensors(path, &stored.tensors(), &metadata)?)
 }
 
 /// Overwrites a store's values with those of a file that [`write_parameters`] made.
@@ -275,7 +269,8 @@ pub fn fingerprints(store: &ParameterStore) -> Vec<u64> {
         .collect()
 }
 
-/// Parameters that train and kept every bit, and parameters that are frozen and did not.
+/// Parameters that train and kept every bit, and parameters that are frozen and did not. Buffers of a group that trains
+/// may do either.
 pub fn unexpected_movement(
     store: &ParameterStore,
     trainable: &Trainable,
@@ -283,7 +278,11 @@ pub fn unexpected_movement(
 ) -> (Vec<String>, Vec<String>) {
     let (mut stuck, mut moved) = (Vec::new(), Vec::new());
     for (id, (before, after)) in store.ids().zip(before.iter().zip(fingerprints(store))) {
-        let name = || store.declaration(id).name.clone();
+        let declaration = store.declaration(id);
+        let name = || declaration.name.clone();
+        if !declaration.is_parameter() && trainable.group_trains(declaration.group) {
+            continue;
+        }
         match (trainable.slot(id).is_some(), *before == after) {
             (true, true) => stuck.push(name()),
             (false, false) => moved.push(name()),

@@ -9,7 +9,7 @@ use retune_autograd::Gradients;
 use retune_data::{BatchOrder, EpochBatches, Target};
 use retune_kernels as kernels;
 use retune_nn::{
-    Environment, Forward, Optimizer, ParameterId, ParameterRates, ParameterStore, Randomness, Trainable,
+    Environment, Forward, Optimizer, ParameterId, ParameterRates, ParameterStore, Randomness, Role, Trainable,
 };
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, Metric};
 use retune_tasks::{BatchLoss, ClassificationTask};
@@ -279,6 +279,7 @@ impl Trainer<'_> {
             .sum();
         gradients.clear();
         let mut done = StepDone::default();
+        let mut buffer_updates = Vec::with_capacity(micro_batches.len());
         for samples in &micro_batches {
             if self.stop.is_set() && done.samples > 0 {
                 return Ok(None);
@@ -302,7 +303,9 @@ impl Trainer<'_> {
                 let named = position.map_or_else(|| samples.clone(), |position| vec![samples[position]]);
                 return Err(self.not_finite("the loss".to_owned(), &named));
             }
-            forward.into_tape().backward(vec![(logits, loss.dlogits)], gradients);
+            let (tape, updates) = forward.finish();
+            buffer_updates.push(updates);
+            tape.backward(vec![(logits, loss.dlogits)], gradients);
             done.loss += loss.loss;
             done.samples += samples.len() as u64;
             done.tokens +=
@@ -338,9 +341,17 @@ impl Trainer<'_> {
         done.factor = factor;
         let rate = |id: ParameterId| rates[id.index()];
         self.optimizer.step(&cpu, &mut self.store, &run.trainable, gradients, clip, rate);
+        for updates in &buffer_updates {
+            updates.apply(&mut self.store);
+        }
         if let (Some(average), Some(decay)) = (&mut self.average, train.ema_decay) {
-            for &id in run.trainable.ids() {
+            // Running statistics follow the weights at the same pace; what is counted is copied.
+            let (averaged, copied) = averaged_values(&self.store, &run.trainable);
+            for id in averaged {
                 kernels::ema_update(&cpu, decay, average.values_mut(id), self.store.tensor(id).values());
+            }
+            for id in copied {
+                average.values_mut(id).copy_from_slice(self.store.tensor(id).values());
             }
         }
         Ok(Some(done))
@@ -517,6 +528,10 @@ impl Trainer<'_> {
             read_checkpoint(checkpoint, &mut next)?;
             let share = 1.0 / f64::from(done + 1);
             for id in self.store.ids() {
+                if self.store.declaration(id).role == Role::Counter {
+                    self.store.values_mut(id).copy_from_slice(next.tensor(id).values());
+                    continue;
+                }
                 let values = next.tensor(id).values().iter();
                 for (mean, &value) in self.store.values_mut(id).iter_mut().zip(values) {
                     *mean += ((f64::from(value) - f64::from(*mean)) * share) as f32;
@@ -560,6 +575,16 @@ struct StepDone {
     factor: f64,
     samples: u64,
     tokens: u64,
+}
+
+/// What a moving average averages of a store while these parameters train, and what it copies.
+fn averaged_values(store: &ParameterStore, trainable: &Trainable) -> (Vec<ParameterId>, Vec<ParameterId>) {
+    let moves = |id: &ParameterId| {
+        let declaration = store.declaration(*id);
+        trainable.slot(*id).is_some()
+            || !declaration.is_parameter() && trainable.group_trains(declaration.group)
+    };
+    store.ids().filter(moves).partition(|&id| store.declaration(id).role != Role::Counter)
 }
 
 /// Whether a metric's value beats an older one by more than a margin.

@@ -356,7 +356,7 @@ impl Checkpoint {
         for id in store.ids() {
             let declaration = store.declaration(id);
             let name = &declaration.name;
-            let found = checkpoint_name(weights, model.family(), name);
+            let found = checkpoint_name(&weights.into(), model.family(), name);
             let shape = found.as_deref().and_then(|found| weights.info(found)).map(|info| &info.shape);
             let is_new_by_design = declaration.group == head || name.contains(".lora_");
             match (&found, shape) {

@@ -4,7 +4,7 @@ use crate::recipe::Method;
 fn groups(blocks: usize) -> Vec<LayerGroup> {
     let blocks = (0..blocks).map(|index| format!("encoder.layer.{index}"));
     let names = std::iter::once("embeddings".to_owned()).chain(blocks).chain(["head".to_owned()]);
-    names.map(|name| LayerGroup { name, parameters: Vec::new() }).collect()
+    names.map(|name| LayerGroup { name, parameters: Vec::new(), buffers: Vec::new() }).collect()
 }
 
 fn recipe(overrides: &[&str]) -> Recipe {

@@ -1,0 +1,186 @@
+//! Image families: what an image network and its head answer, and the registry.
+
+mod cifar_resnet;
+mod config;
+mod densenet;
+mod efficientnet;
+mod inception_v3;
+mod layers;
+mod load;
+mod mobilenet_v2;
+mod mobilenet_v3;
+mod model;
+mod resnet;
+mod squeezenet;
+mod vgg;
+
+use retune_autograd::Var;
+use retune_checkpoint::{ModelConfig, Transform};
+use retune_nn::{Forward, ParameterBuilder, Rows};
+use retune_tensor::Tensor;
+
+pub use config::{ImageConfig, Interpolation, Layout, Preprocessing, Resize};
+pub use model::{AUXILIARY_WEIGHT, ImageClassifier, ImageClassifierParts, ImageOutputs};
+
+use crate::ModelError;
+
+/// A batch of pictures, ready for the network.
+#[derive(Clone, Debug)]
+pub struct ImageBatch {
+    /// Normalized values, [batch, height, width, channels].
+    pub pixels: Tensor,
+    /// One row per picture, which keys its randomness.
+    pub rows: Rows,
+}
+
+impl ImageBatch {
+    /// A batch; `samples` is the occurrence of each picture in the step.
+    ///
+    /// # Panics
+    /// If `pixels` is not [batch, height, width, channels] with as many pictures as `samples`.
+    pub fn new(pixels: Tensor, samples: &[u32]) -> Self {
+        let sizes = pixels.shape().sizes();
+        assert!(sizes.len() == 4 && sizes[0] == samples.len(), "{pixels:?} for {} pictures", samples.len());
+        Self { rows: Rows::packed((0..=samples.len() as u32).collect(), samples), pixels }
+    }
+}
+
+/// What a network computes before its head.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    /// The last feature map, [batch, height, width, feature_dim].
+    pub map: Var,
+    /// Logits of an auxiliary head in the middle of the network, [batch, outputs], while training.
+    pub auxiliary: Option<Var>,
+}
+
+impl From<Var> for Trunk {
+    fn from(map: Var) -> Self {
+        Self { map, auxiliary: None }
+    }
+}
+
+/// An image network with its head, under the reference's parameter names.
+pub trait ImageNetwork: Send + Sync {
+    /// Everything before the head, from normalized pictures [batch, height, width, channels].
+    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk;
+
+    /// What the head reads of the feature map: [batch, feature_dim] where nothing stands between but pooling.
+    fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {
+        let _ = rows;
+        forward.tape().global_avg_pool(map)
+    }
+
+    /// Logits [batch, outputs] of what [`ImageNetwork::head_input`] gave.
+    fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var;
+
+    /// Channels of the feature map.
+    fn feature_dim(&self) -> usize;
+
+    /// The module paths of the layers whose output size the task chooses (`fc`).
+    fn output_layers(&self) -> Vec<String>;
+
+    /// The weight that reads the pictures (`conv1.weight`), which other numbers of channels change.
+    fn input_weight(&self) -> &'static str;
+}
+
+/// What a network is declared with.
+pub struct Declare<'a> {
+    /// Takes the declarations, group by group in depth order.
+    pub builder: &'a mut ParameterBuilder,
+    /// Size of the output layer.
+    pub outputs: usize,
+    /// Channels of the pictures.
+    pub channels: usize,
+    /// Dropout before the output layer, instead of the reference's.
+    pub dropout: Option<f32>,
+    /// Stochastic depth of the last block, instead of the reference's, in families that have it.
+    pub drop_path: Option<f32>,
+}
+
+/// One configuration of a family.
+pub struct Architecture {
+    /// torchvision's name for it, or the reference's where torchvision has none.
+    pub name: &'static str,
+    /// timm's name for it, where timm has it.
+    pub timm: Option<&'static str>,
+    /// How pictures are prepared, if the checkpoint does not say.
+    pub preprocessing: Preprocessing,
+    /// The least height and width that the network can be computed on.
+    pub smallest: usize,
+    /// Declares the network.
+    pub declare: fn(&mut Declare<'_>) -> Box<dyn ImageNetwork>,
+    /// From timm's names and layouts to the model's; `None` where timm doesn't have the model.
+    pub from_timm: fn() -> Option<Transform>,
+    /// From Hugging Face's names and layouts to the model's; `None` where `transformers` doesn't have the model.
+    pub from_hugging_face: fn() -> Option<Transform>,
+}
+
+/// An image family.
+pub struct ImageFamily {
+    /// Its name in messages.
+    pub name: &'static str,
+    /// The paper.
+    pub paper: &'static str,
+    /// The reference implementation.
+    pub reference: &'static str,
+    /// Its configurations.
+    pub architectures: &'static [Architecture],
+    /// How `transformers` describes it, if it has the family.
+    pub hugging_face: Option<HuggingFace>,
+}
+
+/// A family in `transformers`.
+pub struct HuggingFace {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// The class for image classification, written to `architectures`.
+    pub image_classification: &'static str,
+    /// The name of the configuration that a `config.json` describes.
+    pub architecture: fn(&ModelConfig) -> Result<&'static str, ModelError>,
+}
+
+/// All image families. A new one is one file and one line here.
+pub static FAMILIES: &[&ImageFamily] = &[
+    &resnet::FAMILY,
+    &cifar_resnet::FAMILY,
+    &mobilenet_v2::FAMILY,
+    &mobilenet_v3::FAMILY,
+    &efficientnet::FAMILY,
+    &densenet::FAMILY,
+    &squeezenet::FAMILY,
+    &vgg::FAMILY,
+    &inception_v3::FAMILY,
+];
+
+/// Every registered configuration with its family.
+pub fn architectures() -> impl Iterator<Item = (&'static ImageFamily, &'static Architecture)> {
+    FAMILIES
+        .iter()
+        .flat_map(|&family| family.architectures.iter().map(move |architecture| (family, architecture)))
+}
+
+/// The configuration of a name, torchvision's or timm's (what stands behind a dot in timm's name does not count).
+///
+/// # Errors
+/// If the name belongs to none.
+pub fn architecture(name: &str) -> Result<&'static Architecture, ModelError> {
+    let bare = name.split('.').next().unwrap_or(name);
+    let named = |architecture: &Architecture| architecture.name == bare || architecture.timm == Some(bare);
+    architectures().map(|(_, architecture)| architecture).find(|architecture| named(architecture)).ok_or_else(
+        || ModelError::UnknownArchitecture {
+            architecture: name.to_owned(),
+            known: architectures().map(|(_, known)| known.name).collect::<Vec<_>>().join(", "),
+        },
+    )
+}
+
+/// The transform of a model that has the same names there.
+fn same_names() -> Option<Transform> {
+    Some(Transform::default())
+}
+
+/// The transform of a model that is not there.
+fn not_there() -> Option<Transform> {
+    None
+}

@@ -1,0 +1,254 @@
+//! EfficientNet (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>), after torchvision's `efficientnet.py`.
+
+use retune_autograd::Var;
+use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
+use retune_tensor::Activation;
+
+use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
+use super::{
+    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
+};
+
+pub(super) static FAMILY: ImageFamily = ImageFamily {
+    name: "efficientnet",
+    paper: "Tan and Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
+    reference: "torchvision.models.efficientnet",
+    architectures: &[
+        Architecture {
+            name: "efficientnet_b0",
+            preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.0, 0.2, NormConstants::DEFAULT)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b1",
+            preprocessing: Preprocessing::imagenet(256, 240, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.1, 0.2, NormConstants::DEFAULT)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b2",
+            preprocessing: Preprocessing::imagenet(288, 288, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.1, 1.2, 0.3, NormConstants::DEFAULT)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b3",
+            preprocessing: Preprocessing::imagenet(320, 300, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.2, 1.4, 0.3, NormConstants::DEFAULT)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b4",
+            preprocessing: Preprocessing::imagenet(384, 380, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.4, 1.8, 0.4, NormConstants::DEFAULT)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b5",
+            preprocessing: Preprocessing::imagenet(456, 456, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.6, 2.2, 0.4, NormConstants::MOBILE)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b6",
+            preprocessing: Preprocessing::imagenet(528, 528, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(1.8, 2.6, 0.5, NormConstants::MOBILE)),
+            ..BASE
+        },
+        Architecture {
+            name: "efficientnet_b7",
+            preprocessing: Preprocessing::imagenet(600, 600, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &scaled(2.0, 3.1, 0.5, NormConstants::MOBILE)),
+            ..BASE
+        },
+    ],
+    hugging_face: None,
+};
+
+/// What all of them have in common.
+const BASE: Architecture = Architecture {
+    name: "",
+    timm: None,
+    preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bicubic),
+    smallest: 1,
+    declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.0, 0.2, NormConstants::DEFAULT)),
+    from_timm: not_there,
+    from_hugging_face: not_there,
+};
+
+/// A stage of blocks.
+struct Stage {
+    expansion: usize,
+    kernel: usize,
+    stride: usize,
+    output: usize,
+    depth: usize,
+}
+
+/// Expansion, window, stride, output channels and depth of B0's stages (table 1 of the paper).
+const STAGES: [[usize; 5]; 7] = [
+    [1, 3, 1, 16, 1],
+    [6, 3, 2, 24, 2],
+    [6, 5, 2, 40, 2],
+    [6, 3, 2, 80, 3],
+    [6, 5, 1, 112, 3],
+    [6, 5, 2, 192, 4],
+    [6, 3, 1, 320, 1],
+];
+
+/// Stochastic depth of the last block; the others have shares of it.
+const DROP_PATH: f32 = 0.2;
+
+/// A member of the family.
+struct Sizes {
+    stem: usize,
+    stages: Vec<Stage>,
+    constants: NormConstants,
+    dropout: f32,
+}
+
+/// B0 with `width` times the channels and `depth` times the blocks.
+fn scaled(width: f64, depth: f64, dropout: f32, constants: NormConstants) -> Sizes {
+    let channels = |channels: usize| divisible_by_8(channels as f64 * width);
+    let stage = |[expansion, kernel, stride, output, blocks]: [usize; 5]| {
+        let depth = (blocks as f64 * depth).ceil() as usize;
+        Stage { expansion, kernel, stride, output: channels(output), depth }
+    };
+    Sizes { stem: channels(32), stages: STAGES.map(stage).into(), constants, dropout }
+}
+
+/// Expansion, depthwise convolution, squeeze and excitation, linear projection, with a shortcut where the sizes stay.
+struct Block {
+    expansion: Option<ConvNorm>,
+    depthwise: ConvNorm,
+    excitation: SqueezeExcitation,
+    projection: ConvNorm,
+    /// Where the sizes stay: how often the block is left out.
+    shortcut: Option<(Site, f32)>,
+}
+
+impl Block {
+    fn declare(
+        builder: &mut ParameterBuilder,
+        name: &str,
+        [input, stride]: [usize; 2],
+        stage: &Stage,
+        constants: NormConstants,
+        drop_path: f32,
+    ) -> Self {
+        let &Stage { expansion, kernel, output, .. } = stage;
+        let expanded = divisible_by_8((input * expansion) as f64);
+        let mut part = 0;
+        let mut next = || {
+            part += 1;
+            format!("{name}.block.{}", part - 1)
+        };
+        let layer = |builder: &mut ParameterBuilder, name: String, sizes, activation| {
+            ConvNorm::declare_pair(builder, &name, sizes, constants, activation)
+        };
+        let expansion = (expanded != input)
+            .then(|| layer(builder, next(), ConvSizes::same(input, expanded, 1), Activation::Silu));
+        let sizes = ConvSizes::same(expanded, expanded, kernel).stride(stride).groups(expanded);
+        let depthwise = layer(builder, next(), sizes, Activation::Silu);
+        let squeezed = (input / 4).max(1);
+        let (silu, sigmoid) = (Activation::Silu, Activation::Sigmoid);
+        let excitation = SqueezeExcitation::declare(builder, &next(), expanded, squeezed, silu, sigmoid);
+        let projection = layer(builder, next(), ConvSizes::same(expanded, output, 1), Activation::Identity);
+        let shortcut = (stride == 1 && input == output)
+            .then(|| (builder.site(&format!("{name}.stochastic_depth")), drop_path));
+        Self { expansion, depthwise, excitation, projection, shortcut }
+    }
+
+    fn forward(&self, forward: &mut Forward<'_>, x: &Var, rows: &Rows) -> Var {
+        let mut y = match &self.expansion {
+            Some(expansion) => expansion.forward(forward, x),
+            None => x.clone(),
+        };
+        y = self.depthwise.forward(forward, &y);
+        y = self.excitation.forward(forward, &y);
+        let Some((site, probability)) = self.shortcut else { return self.projection.forward(forward, &y) };
+        match forward.drop_path(site, probability, rows, x.tensor().width()) {
+            None => self.projection.forward_residual(forward, &y, x),
+            Some(factors) => {
+                let y = self.projection.forward(forward, &y);
+                let y = forward.tape().scale_channels(&y, &factors);
+                forward.tape().add(&y, x)
+            }
+        }
+    }
+}
+
+struct EfficientNet {
+    stem: ConvNorm,
+    blocks: Vec<Block>,
+    last: ConvNorm,
+    classifier: Linear,
+    dropout: (Site, f32),
+    feature_dim: usize,
+}
+
+impl EfficientNet {
+    fn declare(declare: &mut Declare<'_>, sizes: &Sizes) -> Box<dyn ImageNetwork> {
+        let Declare { builder, outputs, channels, dropout, drop_path } = declare;
+        let last_drop_path = drop_path.unwrap_or(DROP_PATH);
+        let Sizes { stem, stages, constants, .. } = sizes;
+        builder.begin_group("features.0");
+        let layer = ConvSizes::same(*channels, *stem, 3).stride(2);
+        let silu = Activation::Silu;
+        let mut input = *stem;
+        let stem = ConvNorm::declare_pair(builder, "features.0", layer, *constants, silu);
+        let total: usize = stages.iter().map(|stage| stage.depth).sum();
+        let mut blocks = Vec::new();
+        for (number, stage) in (1..).zip(stages) {
+            for index in 0..stage.depth {
+                let name = format!("features.{number}.{index}");
+                builder.begin_group(&name);
+                let stride = if index == 0 { stage.stride } else { 1 };
+                let drop_path = last_drop_path * blocks.len() as f32 / total as f32;
+                blocks.push(Block::declare(builder, &name, [input, stride], stage, *constants, drop_path));
+                input = stage.output;
+            }
+        }
+        let feature_dim = 4 * input;
+        let name = format!("features.{}", stages.len() + 1);
+        builder.begin_group(&name);
+        let layer = ConvSizes::same(input, feature_dim, 1);
+        let last = ConvNorm::declare_pair(builder, &name, layer, *constants, silu);
+        builder.begin_group("head");
+        let bound = 1.0 / (*outputs as f32).sqrt();
+        let uniform = Initialization::Uniform { bound };
+        let classifier = Linear::declare(builder, "classifier.1", feature_dim, *outputs, uniform);
+        let dropout = (builder.site("classifier.0"), dropout.unwrap_or(sizes.dropout));
+        Box::new(Self { stem, blocks, last, classifier, dropout, feature_dim })
+    }
+}
+
+impl ImageNetwork for EfficientNet {
+    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk {
+        let mut x = self.stem.forward(forward, x);
+        for block in &self.blocks {
+            let rows = rows.clone();
+            x = forward.block(&x, move |forward, x| block.forward(forward, x, &rows));
+        }
+        self.last.forward(forward, &x).into()
+    }
+
+    fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {
+        let spec = forward.dropout_spec(self.dropout.0, self.dropout.1, rows);
+        let dropped = forward.tape().dropout(input, spec);
+        self.classifier.forward(forward, &dropped, Activation::Identity, rows)
+    }
+
+    fn feature_dim(&self) -> usize {
+        self.feature_dim
+    }
+
+    fn output_layers(&self) -> Vec<String> {
+        vec!["classifier.1".to_owned()]
+    }
+
+    fn input_weight(&self) -> &'static str {
+        "features.0.0.weight"
+    }
+}

@@ -1,0 +1,230 @@
+//! An image network with its head.
+
+use std::collections::HashSet;
+
+use retune_autograd::Var;
+use retune_checkpoint::{Tensor as FileTensor, Tensors, Transform, Weights};
+use retune_nn::{Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore, Role, Trainable};
+use retune_tensor::Context;
+
+use super::{Architecture, Declare, ImageBatch, ImageConfig, ImageNetwork, Layout};
+use crate::{ModelError, Source, StoredTensors};
+
+/// What an image classifier is made of.
+pub struct ImageClassifierParts<'a> {
+    /// What the checkpoint says about itself.
+    pub config: &'a ImageConfig,
+    /// Size of the output layer.
+    pub outputs: usize,
+    /// Channels of the pictures: 3, unless the data has others.
+    pub channels: usize,
+    /// Dropout before the output layer, instead of the reference's.
+    pub dropout: Option<f32>,
+    /// Stochastic depth of the last block, instead of the reference's, in families that have it.
+    pub drop_path: Option<f32>,
+}
+
+/// An image network with a classification head. Its values live in a store that is made from the [`ParameterBuilder`] it
+/// was declared with.
+pub struct ImageClassifier {
+    architecture: &'static Architecture,
+    network: Box<dyn ImageNetwork>,
+    head_group: usize,
+}
+
+/// Logits, and while training those of an auxiliary head.
+#[derive(Clone, Debug)]
+pub struct ImageOutputs {
+    /// [batch, outputs].
+    pub logits: Var,
+    /// [batch, outputs], whose loss counts [`AUXILIARY_WEIGHT`] times.
+    pub auxiliary: Option<Var>,
+}
+
+/// The share of an auxiliary head's loss (Szegedy et al. 2015; the reference's training scripts).
+pub const AUXILIARY_WEIGHT: f32 = 0.4;
+
+impl ImageClassifier {
+    /// Declares the model's parameters and buffers.
+    pub fn declare(parts: &ImageClassifierParts<'_>, builder: &mut ParameterBuilder) -> Self {
+        let architecture = parts.config.architecture;
+        let &ImageClassifierParts { outputs, channels, dropout, drop_path, .. } = parts;
+        let mut declare = Declare { builder, outputs, channels, dropout, drop_path };
+        let network = (architecture.declare)(&mut declare);
+        // The head is declared last.
+        Self { architecture, network, head_group: builder.group() }
+    }
+
+    /// The configuration's name and defaults.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
+    /// The network.
+    pub fn network(&self) -> &dyn ImageNetwork {
+        &*self.network
+    }
+
+    /// The number of the head's layer group, the last.
+    pub fn head_group(&self) -> usize {
+        self.head_group
+    }
+
+    /// Channels of the last feature map, and the width of [`ImageClassifier::features`].
+    pub fn feature_dim(&self) -> usize {
+        self.network.feature_dim()
+    }
+
+    /// The parameters whose size is the number of classes: new where the checkpoint's classes are others.
+    pub fn output_parameters(&self) -> HashSet<String> {
+        let layers = self.network.output_layers();
+        layers.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
+    }
+
+    /// Classes of a checkpoint's output layer, if it has one.
+    pub fn checkpoint_outputs(&self, source: &Source<'_>) -> Option<usize> {
+        let layers = self.network.output_layers();
+        source.shape(&format!("{}.weight", layers.last()?))?.first().copied()
+    }
+
+    /// Logits and auxiliary logits, to be trained.
+    pub fn outputs<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> ImageOutputs {
+        let pixels = Var::constant(batch.pixels.clone());
+        let trunk = self.network.trunk(forward, &pixels, &batch.rows);
+        let input = self.network.head_input(forward, &trunk.map, &batch.rows);
+        drop(trunk.map);
+        let logits = self.network.head(forward, &input, &batch.rows);
+        ImageOutputs { logits, auxiliary: trunk.auxiliary }
+    }
+
+    /// Logits, [batch, outputs].
+    pub fn logits<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> Var {
+        self.outputs(forward, batch).logits
+    }
+
+    /// The last feature map, [batch, height, width, feature_dim].
+    pub fn feature_map<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> Var {
+        let pixels = Var::constant(batch.pixels.clone());
+        self.network.trunk(forward, &pixels, &batch.rows).map
+    }
+
+    /// The last feature map averaged over each picture, [batch, feature_dim].
+    pub fn features<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> Var {
+        let map = self.feature_map(forward, batch);
+        forward.tape().global_avg_pool(&map)
+    }
+
+    /// What the head reads: the cut at which features of a frozen backbone can be kept.
+    pub fn head_input<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> Var {
+        let map = self.feature_map(forward, batch);
+        self.network.head_input(forward, &map, &batch.rows)
+    }
+
+    /// Logits [batch, outputs] of what [`ImageClassifier::head_input`] gave.
+    pub fn head(&self, forward: &mut Forward<'_>, input: &Var, batch: &ImageBatch) -> Var {
+        self.network.head(forward, input, &batch.rows)
+    }
+
+    /// Logits of a feature map that [`ImageClassifier::feature_map`] gave, for explanations that differentiate by it.
+    pub fn logits_of_map(&self, forward: &mut Forward<'_>, map: &Var, batch: &ImageBatch) -> Var {
+        let input = self.network.head_input(forward, map, &batch.rows);
+        self.network.head(forward, &input, &batch.rows)
+    }
+
+    fn transform(&self, layout: Layout) -> Result<Transform, ModelError> {
+        let transform = match layout {
+            Layout::Torchvision => Some(Transform::default()),
+            Layout::Timm => (self.architecture.from_timm)(),
+            Layout::HuggingFace => (self.architecture.from_hugging_face)(),
+        };
+        transform.ok_or(ModelError::NoLayout { architecture: self.architecture.name, layout: layout.name() })
+    }
+
+    /// A checkpoint's weights under the model's names, and whose names they had. Bare weights have those under which most
+    /// of the parameters are found.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or the architecture is not there in the configuration's ecosystem.
+    pub fn source<'a>(
+        &self,
+        builder: &ParameterBuilder,
+        config: &ImageConfig,
+        weights: &'a Weights,
+    ) -> Result<(Source<'a>, Layout), ModelError> {
+        if let Some(layout) = config.layout {
+            return Ok((Source::transformed(weights, &self.transform(layout)?)?, layout));
+        }
+        let declared: Vec<&str> = builder.declarations().iter().map(|d| d.name.as_str()).collect();
+        let found = |source: &Source<'_>| declared.iter().filter(|name| source.shape(name).is_some()).count();
+        let mut best = (Source::from(weights), Layout::Torchvision);
+        let mut most = found(&best.0);
+        for layout in [Layout::Timm, Layout::HuggingFace] {
+            // Nothing is better than everything.
+            if most == declared.len() {
+                break;
+            }
+            let Ok(transform) = self.transform(layout) else { continue };
+            let Ok(source) = Source::transformed(weights, &transform) else { continue };
+            if found(&source) > most {
+                most = found(&source);
+                best = (source, layout);
+            }
+        }
+        Ok(best)
+    }
+
+    /// The values as a file of an ecosystem holds them.
+    ///
+    /// # Errors
+    /// If the architecture is not there in that ecosystem.
+    pub fn stored<'a>(
+        &self,
+        store: &'a ParameterStore,
+        layout: Layout,
+    ) -> Result<StoredTensors<'a>, ModelError> {
+        let transform = self.transform(layout)?;
+        if transform.rules().is_empty() {
+            return Ok(StoredTensors::new(store, |name| Some(name.to_owned())));
+        }
+        let tensors = |only: Option<Role>| -> Tensors {
+            let chosen = store.ids().filter(|&id| only.is_none_or(|role| store.declaration(id).role == role));
+            let tensor = |id| {
+                let declaration = store.declaration(id);
+                let values = store.tensor(id).values().to_vec();
+                (declaration.name.clone(), FileTensor { shape: declaration.shape.clone(), values })
+            };
+            chosen.map(tensor).collect()
+        };
+        let (counters, _) = transform.invert(tensors(Some(Role::Counter)))?;
+        let (all, _) = transform.invert(tensors(None))?;
+        Ok(StoredTensors::transformed(all, &counters.into_keys().collect()))
+    }
+
+    /// Gives the batch normalizations named in `norms` the statistics of their inputs over `batches`, with weight and bias
+    /// changed so that the network computes what it did. For checkpoints whose running statistics say nothing
+    /// ([`ParameterStore::uninformative_norms`]). Returns how many norms were changed.
+    pub fn recalibrate(
+        &self,
+        context: &Context,
+        store: &mut ParameterStore,
+        norms: &HashSet<String>,
+        batches: impl IntoIterator<Item = ImageBatch>,
+    ) -> usize {
+        let mut recalibration = NormRecalibration::new();
+        let none = Trainable::none(store);
+        for batch in batches {
+            let mut forward = Forward::observing(Environment {
+                context: context.clone(),
+                store,
+                trainable: &none,
+                randomness: None,
+                gradient_checkpointing: false,
+            });
+            self.feature_map(&mut forward, &batch);
+            recalibration.observe(&forward.finish().1);
+        }
+        let chosen: HashSet<_> =
+            norms.iter().filter_map(|norm| store.find(&format!("{norm}.weight"))).collect();
+        recalibration.apply(store, |norm| chosen.contains(&norm.weight))
+    }
+}

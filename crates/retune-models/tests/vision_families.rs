@@ -1,0 +1,274 @@
+//! What every registered image network promises, whatever its family.
+
+use std::collections::HashSet;
+
+use retune_autograd::Gradients;
+use retune_kernels::{Cpu, Isa};
+use retune_models::vision::{
+    self, Architecture, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig, Layout,
+};
+use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Role, Trainable};
+use retune_tensor::Context;
+use retune_testing::counter_normal_like;
+
+const OUTPUTS: usize = 4;
+
+fn declare(architecture: &'static Architecture, channels: usize) -> (ImageClassifier, ParameterBuilder) {
+    let config = ImageConfig::new(architecture);
+    let mut builder = ParameterBuilder::default();
+    let parts =
+        ImageClassifierParts { config: &config, outputs: OUTPUTS, channels, dropout: None, drop_path: None };
+    (ImageClassifier::declare(&parts, &mut builder), builder)
+}
+
+fn batch(context: &Context, pictures: usize, size: usize, channels: usize) -> ImageBatch {
+    let pixels = counter_normal_like("pixels", pictures * size * size * channels, 1.0);
+    let samples: Vec<u32> = (0..pictures as u32).collect();
+    ImageBatch::new(context.tensor([pictures, size, size, channels], pixels), &samples)
+}
+
+/// Everything trains.
+fn environment<'s>(
+    context: &Context,
+    store: &'s ParameterStore,
+    trainable: &'s Trainable,
+) -> Environment<'s> {
+    Environment {
+        context: context.clone(),
+        store,
+        trainable,
+        randomness: Some(Randomness { seed: 1, step: 0 }),
+        gradient_checkpointing: false,
+    }
+}
+
+/// Bytes and operations of a training step; on a context with numbers also which parameters got a gradient.
+fn step(
+    context: &Context,
+    model: &ImageClassifier,
+    store: &ParameterStore,
+    batch: &ImageBatch,
+) -> (u64, u64, Vec<bool>) {
+    let trainable = Trainable::new(store, |_, _| true);
+    let lengths = trainable.slot_lengths(store);
+    let mut gradients =
+        if context.kernels().is_some() { Gradients::new(lengths) } else { Gradients::meta(lengths) };
+    let counted = context.operations();
+    context.pool().reset_peak();
+    let mut forward = Forward::new(environment(context, store, &trainable));
+    let outputs = model.outputs(&mut forward, batch);
+    let ends = [Some(outputs.logits), outputs.auxiliary].into_iter().flatten();
+    let ends = ends
+        .map(|end| {
+            assert_eq!(end.tensor().shape().sizes(), [batch.rows.sequences(), OUTPUTS]);
+            let elements = end.tensor().elements();
+            let dy = context.tensor(end.tensor().shape(), counter_normal_like("dy", elements, 1.0));
+            (end, dy)
+        })
+        .collect();
+    let (tape, _updates) = forward.finish();
+    tape.backward(ends, &mut gradients);
+    let reached = (0..trainable.ids().len()).map(|slot| gradients.slot(slot).iter().any(|&g| g != 0.0));
+    (context.pool().memory_use().peak, context.operations() - counted, reached.collect())
+}
+
+/// A small size at which a training step has statistics to normalize by, and an auxiliary head its pixels.
+fn step_size(architecture: &Architecture) -> usize {
+    if architecture.name == "inception_v3" { 299 } else { architecture.smallest.max(33) }
+}
+
+#[test]
+fn every_network_runs_without_numbers_and_its_frozen_prefix_records_nothing() {
+    for (_, architecture) in vision::architectures() {
+        let (model, builder) = declare(architecture, 3);
+        let context = Context::meta();
+        let store = builder.build_meta(&context);
+        let size = step_size(architecture);
+        let batch = batch(&context, 2, size, 3);
+        let (peak, operations, _) = step(&context, &model, &store, &batch);
+        assert!(peak > 0 && operations > 0, "{}", architecture.name);
+
+        let groups = store.groups();
+        let mut last = usize::MAX;
+        // As more of the network is frozen, less is recorded; with all of it frozen, nothing.
+        for first in [0, groups.len() / 2, groups.len() - 1, groups.len()] {
+            let trainable = Trainable::new(&store, |_, declaration| declaration.group >= first);
+            let mut forward = Forward::new(environment(&context, &store, &trainable));
+            model.outputs(&mut forward, &batch);
+            let recorded = forward.tape().len();
+            assert!(recorded < last, "{}: {recorded} with groups from {first} on", architecture.name);
+            last = recorded;
+        }
+        assert_eq!(last, 0, "{}", architecture.name);
+    }
+}
+
+#[test]
+fn every_network_has_its_groups_in_depth_order_and_its_head_last() {
+    for (_, architecture) in vision::architectures() {
+        let (model, builder) = declare(architecture, 3);
+        let name = architecture.name;
+        let group_of: Vec<usize> = builder.declarations().iter().map(|d| d.group).collect();
+        assert!(group_of.is_sorted(), "{name}: declared out of order");
+        let names: HashSet<&str> = builder.declarations().iter().map(|d| d.name.as_str()).collect();
+        assert_eq!(names.len(), builder.declarations().len(), "{name}: a name twice");
+        assert!(names.contains(model.network().input_weight()), "{name}");
+        let outputs = model.output_parameters();
+        assert!(outputs.iter().all(|name| names.contains(name.as_str())), "{name}: {outputs:?}");
+        let store = builder.build_meta(&Context::meta());
+        let groups = store.groups();
+        assert_eq!(groups.len(), model.head_group() + 1, "{name}");
+        assert_eq!(groups.last().unwrap().name, "head", "{name}");
+        assert!(groups.iter().all(|group| !group.parameters.is_empty()), "{name}");
+    }
+}
+
+#[test]
+fn a_gradient_reaches_every_parameter_of_the_smallest_member_of_each_family() {
+    for family in vision::FAMILIES {
+        let smallest = family.architectures.iter().min_by_key(|architecture| {
+            declare(architecture, 3).1.declarations().iter().map(|d| d.elements()).sum::<usize>()
+        });
+        let architecture = smallest.unwrap();
+        if family.name == "vgg" {
+            // More than a hundred million parameters: what Meta says of it has to do here.
+            continue;
+        }
+        let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
+        let (model, builder) = declare(architecture, 3);
+        let store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
+        let size = step_size(architecture);
+        let (peak, operations, reached) = step(&context, &model, &store, &batch(&context, 2, size, 3));
+        let trainable = Trainable::new(&store, |_, _| true);
+        for (&id, reached) in trainable.ids().iter().zip(reached) {
+            assert!(reached, "{}: no gradient of {}", architecture.name, store.declaration(id).name);
+        }
+        // What is planned without numbers is what the step with numbers costs.
+        let meta = Context::meta();
+        let (model, builder) = declare(architecture, 3);
+        let store = builder.build_meta(&meta);
+        let planned = step(&meta, &model, &store, &batch(&meta, 2, size, 3));
+        assert_eq!((planned.0, planned.1), (peak, operations), "{}", architecture.name);
+    }
+}
+
+#[test]
+fn every_network_reads_pictures_of_one_and_of_five_channels() {
+    for (_, architecture) in vision::architectures() {
+        for channels in [1, 5] {
+            let (model, builder) = declare(architecture, channels);
+            let context = Context::meta();
+            let store = builder.build_meta(&context);
+            let none = Trainable::none(&store);
+            let mut forward =
+                Forward::new(Environment { randomness: None, ..environment(&context, &store, &none) });
+            let batch = batch(&context, 2, step_size(architecture), channels);
+            let features = model.features(&mut forward, &batch);
+            assert_eq!(features.tensor().shape().sizes(), [2, model.feature_dim()], "{}", architecture.name);
+        }
+    }
+}
+
+#[test]
+fn every_layout_gives_back_what_it_was_made_from() {
+    for (_, architecture) in vision::architectures() {
+        let (model, builder) = declare(architecture, 3);
+        // A number of its own for every tensor is enough to tell them apart.
+        let mut number = 0.0;
+        let context = Context::cpu(Cpu::new(1, Isa::detect()).unwrap());
+        let declared: Vec<_> = builder.declarations().to_vec();
+        if declared.iter().map(|d| d.elements()).sum::<usize>() > 30_000_000 {
+            continue;
+        }
+        let store = builder
+            .build(&context, 0, |declaration| {
+                number += 1.0;
+                Ok::<_, ()>(Some(vec![number; declaration.elements()]))
+            })
+            .unwrap();
+        for layout in Layout::ALL {
+            let Ok(stored) = model.stored(&store, layout) else { continue };
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            retune_checkpoint::save_safetensors(&path, &stored.tensors(), &Default::default()).unwrap();
+            let weights = retune_checkpoint::Weights::open(&path).unwrap();
+            let counters = weights.names().filter(|name| name.ends_with("num_batches_tracked"));
+            for name in counters {
+                assert_eq!(weights.info(name).unwrap().dtype, retune_checkpoint::Dtype::I64);
+            }
+            // Bare weights: their names tell whose they are.
+            let (model, builder) = declare(architecture, 3);
+            let config = ImageConfig::new(architecture);
+            let (source, found) = model.source(&builder, &config, &weights).unwrap();
+            let name = architecture.name;
+            let (loaded, report) = retune_models::load_parameters(
+                &context,
+                builder,
+                &model,
+                source,
+                &retune_models::LoadOptions::default(),
+            )
+            .unwrap_or_else(|error| panic!("{name} from {layout:?}, read as {found:?}: {error}"));
+            assert_eq!(report.loaded.len(), declared.len(), "{name} from {layout:?}: {report}");
+            for id in store.ids() {
+                let expected = store.tensor(id).values();
+                assert_eq!(loaded.tensor(id).values(), expected, "{}", store.declaration(id).name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recalibrated_network_computes_what_it_did_and_has_true_statistics() {
+    let architecture = vision::architecture("resnet18").unwrap();
+    let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
+    let (model, builder) = declare(architecture, 3);
+    // Initialized, its running statistics are mean 0 and variance 1: those of a folded checkpoint.
+    let mut store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
+    let norms: HashSet<String> = store.uninformative_norms().into_iter().collect();
+    let all = store.ids().filter(|&id| store.declaration(id).name.ends_with("running_mean")).count();
+    assert_eq!(norms.len(), all);
+    let batch = batch(&context, 4, 48, 3);
+    let logits = |store: &ParameterStore| {
+        let none = Trainable::none(store);
+        let environment = Environment { randomness: None, ..environment(&context, store, &none) };
+        model.logits(&mut Forward::new(environment), &batch).tensor().values().to_vec()
+    };
+    let before = logits(&store);
+    assert_eq!(model.recalibrate(&context, &mut store, &norms, [batch.clone()]), all);
+    assert!(store.uninformative_norms().is_empty());
+    let after = logits(&store);
+    let largest = before.iter().fold(0.0_f32, |largest, v| largest.max(v.abs()));
+    for (before, after) in before.iter().zip(&after) {
+        assert!((before - after).abs() < 1e-4 * largest, "{before} became {after}");
+    }
+    // In training mode on the same pictures the function is the same up to the bias of the variance.
+    let trainable = Trainable::new(&store, |_, _| true);
+    let mut forward = Forward::new(environment(&context, &store, &trainable));
+    let training = model.logits(&mut forward, &batch).tensor().values().to_vec();
+    for (before, training) in before.iter().zip(&training) {
+        assert!((before - training).abs() < 0.2 * largest, "{before} is {training} in training");
+    }
+}
+
+#[test]
+fn a_frozen_norm_keeps_its_statistics_and_a_training_one_moves_them() {
+    let architecture = vision::architecture("resnet18").unwrap();
+    let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
+    let (model, builder) = declare(architecture, 3);
+    let mut store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
+    let before = store.clone();
+    let first = 5;
+    let trainable = Trainable::new(&store, |_, declaration| declaration.group >= first);
+    let batch = batch(&context, 2, 33, 3);
+    let mut forward = Forward::new(environment(&context, &store, &trainable));
+    model.outputs(&mut forward, &batch);
+    let (_, updates) = forward.finish();
+    updates.apply(&mut store);
+    for id in store.ids() {
+        let declaration = store.declaration(id);
+        let moved = store.tensor(id).values() != before.tensor(id).values();
+        let trains = declaration.role != Role::Parameter && declaration.group >= first;
+        assert_eq!(moved, trains, "{}", declaration.name);
+    }
+}
