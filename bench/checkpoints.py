@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+import torchvision
 from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures" / "models"))
@@ -27,6 +29,15 @@ def ensure_checkpoint(name: str, cache: Path, tokenizer: Path | None = None) -> 
         if (tokenizer / file).exists() and not (folder / file).exists():
             shutil.copy(tokenizer / file, folder / file)
     return folder
+
+
+def ensure_image_weights(name: str, cache: Path) -> Path:
+    """A state dictionary of a torchvision network with random weights."""
+    file = cache / f"{name}.pth"
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(torchvision.models.get_model(name, weights=None).state_dict(), file)
+    return file
 
 
 def read_sst2(path: Path) -> list[str]:

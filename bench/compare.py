@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import ensure_checkpoint, equal_length_texts, read_sst2, write_texts
+from checkpoints import ensure_checkpoint, ensure_image_weights, equal_length_texts, read_sst2, write_texts
 from machine import BenchmarkError, describe, python, run, run_json
 from tables import predict_table, report, step_table
 
@@ -46,6 +46,44 @@ class StepRow:
         """Mixed lengths take every batch of the file once, after the step that does not count."""
         return steps if self.length is not None else len(json.loads(LENGTHS.read_text())) // self.batch_size + 1
 
+    def same_batch(self) -> bool:
+        """Whether every step computes on the same input."""
+        return self.length is not None
+
+    def commands(self, arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+        """PyTorch's command and Retune's, but for what the measurement adds."""
+        folder = str(ensure_checkpoint(self.model, arguments.cache))
+        pytorch = [python(), "-W", "ignore", str(HERE / "pytorch_step.py"), "--model", folder]
+        retune = [str(arguments.retune), "bench", folder]
+        return [*pytorch, *self.shape_arguments()], [*retune, *self.shape_arguments()]
+
+
+@dataclass(frozen=True)
+class ImageStepRow:
+    """One training-step comparison on square pictures."""
+
+    label: str
+    model: str
+    batch_size: int
+    image_size: int
+    target: float
+
+    def steps(self, steps: int) -> int:
+        """As many as were asked for."""
+        return steps
+
+    def same_batch(self) -> bool:
+        """Every step computes on the same pictures."""
+        return True
+
+    def commands(self, arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+        """PyTorch's command and Retune's, but for what the measurement adds."""
+        weights = str(ensure_image_weights(self.model, arguments.cache))
+        shape = ["--architecture", self.model, "--batch-size", str(self.batch_size)]
+        shape += ["--image-size", str(self.image_size)]
+        pytorch = [python(), "-W", "ignore", str(HERE / "pytorch_image_step.py"), "--weights", weights, *shape]
+        return pytorch, [str(arguments.retune), "bench", weights, *shape]
+
 
 STEP_ROWS = (
     StepRow("MiniLM 16x128", "minilm", 16, 128, 1.4),
@@ -54,6 +92,12 @@ STEP_ROWS = (
     StepRow("RoBERTa-base 8x128", "roberta-base", 8, 128, 1.15),
     StepRow("MiniLM, SST-2 lengths, batch 32", "minilm", 32, None, 2.0),
     StepRow("BERT-base, SST-2 lengths, batch 32", "bert-base-uncased", 32, None, 2.0),
+)
+
+IMAGE_STEP_ROWS = (
+    ImageStepRow("ResNet-50 8x224", "resnet50", 8, 224, 1.0),
+    ImageStepRow("ResNet-18 16x224", "resnet18", 16, 224, 1.0),
+    ImageStepRow("MobileNetV2 16x224", "mobilenet_v2", 16, 224, 1.0),
 )
 
 
@@ -100,7 +144,7 @@ class Side:
         return statistics.median(values) if values else None
 
 
-def check_same_loss(row: StepRow, precision: str, ours: dict, theirs: dict) -> None:
+def check_same_loss(row: StepRow | ImageStepRow, precision: str, ours: dict, theirs: dict) -> None:
     """Refuses to compare two programs that do not compute the same function."""
     difference = abs(ours["initial_eval_loss"] - theirs["initial_eval_loss"])
     if not difference <= LOSS_TOLERANCE[precision]:
@@ -110,19 +154,18 @@ def check_same_loss(row: StepRow, precision: str, ours: dict, theirs: dict) -> N
         )
 
 
-def compare_step(row: StepRow, arguments: argparse.Namespace) -> dict:
+def compare_step(row: StepRow | ImageStepRow, arguments: argparse.Namespace) -> dict:
     """Rounds of Retune and PyTorch in turn, the order reversed every round."""
-    folder = ensure_checkpoint(row.model, arguments.cache)
     steps = str(row.steps(arguments.steps))
-    shape = [*row.shape_arguments(), "--precision", arguments.precision, "--steps", steps, "--json"]
-    pytorch = [python(), "-W", "ignore", str(HERE / "pytorch_step.py"), "--model", str(folder), *shape]
+    measured = ["--precision", arguments.precision, "--steps", steps, "--json"]
+    pytorch, retune = ([*command, *measured] for command in row.commands(arguments))
     sides = {"pytorch": Side(pytorch, arguments.threads)}
     if arguments.extra_columns:
         sides["compiled"] = Side([*pytorch, "--compile"], arguments.threads)
-        if row.length is None:
+        if not row.same_batch():
             sides["grouped"] = Side([*pytorch, "--group-by-length"], arguments.threads)
     if not arguments.pytorch_only:
-        sides["retune"] = Side([str(arguments.retune), "bench", str(folder), *shape], arguments.threads)
+        sides["retune"] = Side(retune, arguments.threads)
 
     for round_index in range(arguments.rounds):
         order = list(sides.values())
@@ -132,7 +175,7 @@ def compare_step(row: StepRow, arguments: argparse.Namespace) -> dict:
             check_same_loss(row, arguments.precision, sides["retune"].results[0], sides["pytorch"].results[0])
     summary = {
         name: {
-            "step_seconds": side.step_seconds(same_batch=row.length is not None),
+            "step_seconds": side.step_seconds(same_batch=row.same_batch()),
             "peak_rss_bytes": side.median_of("peak_rss_bytes"),
             "startup_seconds": side.median_of("startup_seconds"),
             "initial_eval_loss": side.results[0]["initial_eval_loss"],
@@ -216,7 +259,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    step_rows = [row for row in STEP_ROWS if not arguments.only or row.label in arguments.only]
+    step_rows = [row for row in (*STEP_ROWS, *IMAGE_STEP_ROWS) if not arguments.only or row.label in arguments.only]
     predict_rows = [
         row
         for row in PREDICT_ROWS
@@ -225,7 +268,7 @@ def main() -> int:
         and (row.length is not None or arguments.sst2 is not None)
     ]
     if not step_rows and not predict_rows:
-        labels = ", ".join(repr(row.label) for row in (*STEP_ROWS, *PREDICT_ROWS))
+        labels = ", ".join(repr(row.label) for row in (*STEP_ROWS, *IMAGE_STEP_ROWS, *PREDICT_ROWS))
         print(f"nothing to measure; the rows are {labels} (prediction wants --tokenizer, --sst2)", file=sys.stderr)
         return 2
 

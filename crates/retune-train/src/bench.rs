@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use retune_autograd::Gradients;
+use retune_autograd::{Gradients, Var};
 use retune_checkpoint::{ModelConfig, Weights};
-use retune_data::Target;
+use retune_data::{LabelSet, Target};
 use retune_kernels::{Activation, Cpu, Gemm, Isa, Layout, gemm};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
+use retune_models::vision::{self, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{
     Environment, Forward, Optimizer, OptimizerConfig, OptimizerKind, ParameterBuilder, ParameterRates,
-    Randomness, Trainable, hash_name,
+    ParameterStore, Randomness, Trainable, hash_name,
 };
 use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
@@ -24,12 +25,13 @@ use crate::prepare::available_threads;
 /// What is timed.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// A folder with `config.json`; weights are read if it has any, else initialized.
+    /// A folder with `config.json`, or of an image network also a weight file or the architecture's name; weights are read
+    /// if there are any, else initialized.
     pub model: PathBuf,
-    /// Sequences in a batch.
+    /// Samples in a batch.
     pub batch_size: usize,
-    /// Lengths of the sequences, cut into batches in order; an incomplete last batch is left out.
-    pub lengths: Vec<u32>,
+    /// What the samples are.
+    pub input: BenchInput,
     /// Optimizer steps.
     pub steps: usize,
     /// Worker threads; all cores if `None`.
@@ -40,6 +42,20 @@ pub struct BenchOptions {
     pub gradient_checkpointing: bool,
 }
 
+/// The random input of a benchmark.
+#[derive(Clone, Debug)]
+pub enum BenchInput {
+    /// Sequences of these lengths, cut into batches in order; an incomplete last batch is left out. AdamW.
+    Tokens(Vec<u32>),
+    /// Square pictures. SGD with momentum.
+    Images {
+        /// Height and width.
+        size: usize,
+        /// The architecture of weights that have no `config.json`.
+        architecture: Option<String>,
+    },
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchResult {
@@ -47,7 +63,7 @@ pub struct BenchResult {
     pub engine: String,
     /// The model's folder.
     pub model: String,
-    /// Sequences in a batch.
+    /// Samples in a batch.
     pub batch_size: usize,
     /// The arithmetic.
     pub precision: &'static str,
@@ -67,7 +83,7 @@ pub struct BenchResult {
     pub step_seconds: Vec<f64>,
     /// Their median, the first left out where there are others.
     pub median_step_seconds: f64,
-    /// Sequences per second at the median.
+    /// Samples per second at the median.
     pub samples_per_second: f64,
     /// Floating-point operations of matrix products in a step, the last one's.
     pub operations_per_step: u64,
@@ -104,16 +120,46 @@ fn random_batch(lengths: &[u32], vocab_size: usize, labels: u32) -> (TokenBatch,
     (batch, samples.iter().map(|row| Target::Class(row % labels)).collect())
 }
 
-/// Times training steps: everything trains, dropout as configured, AdamW.
-///
-/// # Errors
-/// If the folder has no usable configuration or the lengths do not fill one batch.
-pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
-    let called = Instant::now();
-    let threads = options.threads.unwrap_or_else(available_threads);
-    let isa = options.isa.unwrap_or_else(Isa::detect);
-    let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
-    let context = Context::cpu(cpu.clone());
+/// A model with its input.
+trait Subject {
+    /// Logits of the batch of a step, and the class of each row.
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Var, Vec<Target>);
+}
+
+struct TextSubject {
+    model: TextClassifier,
+    batches: Vec<(TokenBatch, Vec<Target>)>,
+}
+
+impl Subject for TextSubject {
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Var, Vec<Target>) {
+        let (batch, targets) = &self.batches[step % self.batches.len()];
+        (self.model.logits(forward, batch), targets.clone())
+    }
+}
+
+struct ImageSubject {
+    model: ImageClassifier,
+    batch: ImageBatch,
+    targets: Vec<Target>,
+}
+
+impl Subject for ImageSubject {
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, _step: usize) -> (Var, Vec<Target>) {
+        (self.model.logits(forward, &self.batch), self.targets.clone())
+    }
+}
+
+/// What is timed, its parameters, labels and optimizer.
+struct Loaded {
+    subject: Box<dyn Subject>,
+    store: ParameterStore,
+    labels: LabelSet,
+    optimizer: OptimizerKind,
+    rates: ParameterRates,
+}
+
+fn load_text(context: &Context, options: &BenchOptions, lengths: &[u32]) -> Result<Loaded, TrainError> {
     let config = ModelConfig::open(&options.model.join("config.json"))?;
     let labels = configured_labels(&config)?;
     let mut builder = ParameterBuilder::default();
@@ -124,50 +170,122 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         lora: None,
     };
     let model = TextClassifier::declare(&parts, &mut builder)?;
-    let mut store = if has_weights(&options.model) {
+    let store = if has_weights(&options.model) {
         let weights = Weights::open(&options.model)?;
-        load_parameters(&context, builder, model.family(), &weights, &LoadOptions::default())?.0
+        load_parameters(context, builder, model.family(), &weights, &LoadOptions::default())?.0
     } else {
-        builder.build(&context, 0, |_| Ok::<_, TrainError>(None))?
+        builder.build(context, 0, |_| Ok::<_, TrainError>(None))?
     };
     let sizes = model.sizes();
-    let batches: Vec<&[u32]> = options.lengths.chunks_exact(options.batch_size.max(1)).collect();
+    let batches: Vec<&[u32]> = lengths.chunks_exact(options.batch_size.max(1)).collect();
     if batches.is_empty() {
         return Err(TrainError::Setting(format!(
             "{} lengths do not fill one batch of {}",
-            options.lengths.len(),
+            lengths.len(),
             options.batch_size
         )));
     }
-    if let Some(longest) =
-        options.lengths.iter().max().filter(|&&longest| longest as usize > sizes.max_length())
-    {
+    if let Some(longest) = lengths.iter().max().filter(|&&longest| longest as usize > sizes.max_length()) {
         let most = sizes.max_length();
         return Err(TrainError::Setting(format!(
             "a length of {longest}, but this model takes at most {most} tokens"
         )));
     }
+    let (vocab_size, classes) = (sizes.vocab_size, labels.len() as u32);
+    let batches = batches.into_iter().map(|lengths| random_batch(lengths, vocab_size, classes)).collect();
+    let subject = Box::new(TextSubject { model, batches });
+    let rates = ParameterRates { learning_rate: 5e-5, weight_decay: 0.01 };
+    Ok(Loaded { subject, store, labels, optimizer: OptimizerKind::AdamW, rates })
+}
+
+/// Classes of an image network without weights.
+const IMAGE_CLASSES: usize = 1000;
+
+fn load_images(
+    context: &Context,
+    options: &BenchOptions,
+    size: usize,
+    architecture: Option<&str>,
+) -> Result<Loaded, TrainError> {
+    let exists = options.model.exists();
+    let name = options.model.to_string_lossy();
+    let config = if exists {
+        ImageConfig::open(&options.model, architecture)?
+    } else {
+        ImageConfig::new(vision::architecture(&name)?)
+    };
+    if size < config.architecture.smallest {
+        let (name, smallest) = (config.architecture.name, config.architecture.smallest);
+        return Err(TrainError::Setting(format!("{name} takes pictures of {smallest} pixels or more")));
+    }
+    let weights = exists.then(|| Weights::open(&options.model)).transpose()?;
+    let declare = |outputs: usize| {
+        let mut builder = ParameterBuilder::default();
+        let parts =
+            ImageClassifierParts { config: &config, outputs, channels: 3, dropout: None, drop_path: None };
+        (ImageClassifier::declare(&parts, &mut builder), builder)
+    };
+    let (mut model, mut builder) = declare(IMAGE_CLASSES);
+    let store = match &weights {
+        Some(weights) => {
+            let (source, _) = model.source(&builder, &config, weights)?;
+            if let Some(outputs) = model.checkpoint_outputs(&source) {
+                (model, builder) = declare(outputs);
+            }
+            load_parameters(context, builder, &model, source, &LoadOptions::default())?.0
+        }
+        None => builder.build(context, 0, |_| Ok::<_, TrainError>(None))?,
+    };
+    let output = model.output_parameters().into_iter().find_map(|name| store.find(&name));
+    let classes = output.map_or(IMAGE_CLASSES, |id| store.declaration(id).shape[0]);
+    let names = (0..classes).map(|class| (class.to_string(), format!("class {class}").into())).collect();
+    let samples: Vec<u32> = (0..options.batch_size as u32).collect();
+    let pixels = (0..(options.batch_size * size * size * 3) as u64)
+        .map(|index| (2.0 * counter_uniform("bench.pixels", index) - 1.0) as f32)
+        .collect();
+    let subject = Box::new(ImageSubject {
+        model,
+        batch: ImageBatch::new(context.tensor([options.batch_size, size, size, 3], pixels), &samples),
+        targets: samples.iter().map(|row| Target::Class(row % classes as u32)).collect(),
+    });
+    let rates = ParameterRates { learning_rate: 1e-3, weight_decay: 1e-4 };
+    let labels = LabelSet::from_id2label(&names)?;
+    Ok(Loaded { subject, store, labels, optimizer: OptimizerKind::Sgd, rates })
+}
+
+/// Times training steps in which everything trains, dropout as configured.
+///
+/// # Errors
+/// If the folder has no usable configuration or the lengths do not fill one batch.
+pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
+    let called = Instant::now();
+    let threads = options.threads.unwrap_or_else(available_threads);
+    let isa = options.isa.unwrap_or_else(Isa::detect);
+    let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
+    let context = Context::cpu(cpu.clone());
+    let Loaded { subject, mut store, labels, optimizer, rates } = match &options.input {
+        BenchInput::Tokens(lengths) => load_text(&context, options, lengths)?,
+        BenchInput::Images { size, architecture } => {
+            load_images(&context, options, *size, architecture.as_deref())?
+        }
+    };
     let task = ClassificationTask {
         problem_type: ProblemType::SingleLabelClassification,
-        labels: labels.clone(),
+        labels,
         label_smoothing: 0.0,
         class_weights: None,
     };
     let none = Trainable::none(&store);
     let all = Trainable::new(&store, |_, _| true);
-    let mut optimizer = Optimizer::new(OptimizerConfig::new(OptimizerKind::AdamW));
+    let mut optimizer = Optimizer::new(OptimizerConfig::new(optimizer));
     optimizer.set_trainable(&store, &all);
     let mut gradients = Gradients::new(all.slot_lengths(&store));
-    let vocab_size = sizes.vocab_size;
     let startup_seconds = called.elapsed().as_secs_f64();
     let (mut initial_eval_loss, mut losses, mut step_seconds, mut operations) =
         (0.0, Vec::new(), Vec::new(), 0);
     for step in 0..=options.steps {
         // The first turn evaluates, the others train.
         let trains = step > 0;
-        let (batch, targets) =
-            random_batch(batches[step.saturating_sub(1) % batches.len()], vocab_size, labels.len() as u32);
-        let targets: Vec<&Target> = targets.iter().collect();
         let started = Instant::now();
         let operations_before = context.operations();
         gradients.clear();
@@ -178,7 +296,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
             randomness: trains.then_some(Randomness { seed: 0, step: step as u64 }),
             gradient_checkpointing: options.gradient_checkpointing,
         });
-        let logits = model.logits(&mut forward, &batch);
+        let (logits, targets) = subject.logits(&mut forward, step.saturating_sub(1));
+        let targets: Vec<&Target> = targets.iter().collect();
         let loss = task.loss(&context, logits.tensor(), &targets, targets.len() as f32);
         if !trains {
             initial_eval_loss = loss.loss;
@@ -186,15 +305,17 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
             context.pool().reset_peak();
             continue;
         }
-        forward.into_tape().backward(vec![(logits, loss.dlogits)], &mut gradients);
-        let rates = ParameterRates { learning_rate: 5e-5, weight_decay: 0.01 };
+        let (tape, updates) = forward.finish();
+        tape.backward(vec![(logits, loss.dlogits)], &mut gradients);
         optimizer.step(&cpu, &mut store, &all, &gradients, 1.0, |_| rates);
+        updates.apply(&mut store);
         step_seconds.push(started.elapsed().as_secs_f64());
         losses.push(loss.loss);
         operations = context.operations() - operations_before;
     }
     let median_step_seconds = median(&step_seconds[usize::from(step_seconds.len() > 1)..]);
     let parameters = store.elements();
+    let resting = 4 * (parameters + store.buffer_elements()) as u64;
     Ok(BenchResult {
         engine: format!("Retune {}", env!("CARGO_PKG_VERSION")),
         model: options.model.display().to_string(),
@@ -209,7 +330,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         samples_per_second: options.batch_size as f64 / median_step_seconds,
         operations_per_step: operations,
         fraction_of_gemm_rate: operations as f64 / median_step_seconds / gemm_rate(&cpu),
-        peak_activation_bytes: context.pool().memory_use().peak.saturating_sub(4 * parameters as u64),
+        peak_activation_bytes: context.pool().memory_use().peak.saturating_sub(resting),
         median_step_seconds,
         step_seconds,
     })

@@ -24,7 +24,7 @@ mod trainee;
 mod trainer;
 
 pub use artifact::Certificate;
-pub use bench::{BenchOptions, BenchResult, bench, gemm_rate};
+pub use bench::{BenchInput, BenchOptions, BenchResult, bench, gemm_rate};
 pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};

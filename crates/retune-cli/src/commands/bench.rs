@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use retune::train::{BenchOptions, bench};
+use retune::train::{BenchInput, BenchOptions, bench};
 use serde_json::json;
 
 use crate::console::{Failure, print_line};
@@ -13,12 +13,14 @@ use crate::console::{Failure, print_line};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   retune bench path/to/bert-base --batch-size 8 --length 128 --steps 10
-  retune bench path/to/model --batch-size 32 --lengths lengths.json --json")]
+  retune bench path/to/model --batch-size 32 --lengths lengths.json --json
+  retune bench resnet50 --image-size 224 --batch-size 8")]
 pub struct Bench {
-    /// A folder with config.json; weights are read if it has any, else initialized.
+    /// A folder with config.json, or with --image-size also a weight file or the name of an architecture; weights are
+    /// read if there are any, else initialized.
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
-    /// Sequences in a batch.
+    /// Samples in a batch.
     #[arg(long, default_value_t = 8)]
     pub batch_size: usize,
     /// Tokens in every sequence.
@@ -27,6 +29,12 @@ pub struct Bench {
     /// A JSON array of lengths, cut into batches in order, instead of one length.
     #[arg(long, value_name = "FILE", conflicts_with = "length")]
     pub lengths: Option<PathBuf>,
+    /// Square pictures of this many pixels a side instead of text.
+    #[arg(long, value_name = "PIXELS", conflicts_with_all = ["length", "lengths"])]
+    pub image_size: Option<usize>,
+    /// The architecture of weights that have no config.json.
+    #[arg(long, value_name = "NAME", requires = "image_size")]
+    pub architecture: Option<String>,
     /// The arithmetic.
     #[arg(long, default_value = "f32", value_parser = ["f32"])]
     pub precision: String,
@@ -50,9 +58,10 @@ pub fn run(arguments: &Bench) -> Result<ExitCode, Failure> {
     let options = BenchOptions {
         model: arguments.model.clone(),
         batch_size: arguments.batch_size,
-        lengths: match &arguments.lengths {
-            Some(path) => read_lengths(path)?,
-            None => vec![arguments.length; arguments.batch_size],
+        input: match (arguments.image_size, &arguments.lengths) {
+            (Some(size), _) => BenchInput::Images { size, architecture: arguments.architecture.clone() },
+            (None, Some(path)) => BenchInput::Tokens(read_lengths(path)?),
+            (None, None) => BenchInput::Tokens(vec![arguments.length; arguments.batch_size]),
         },
         steps: usize::from(arguments.steps),
         threads: arguments.threads,
