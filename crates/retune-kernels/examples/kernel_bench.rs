@@ -1,5 +1,5 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
-//! Times every kernel at the shapes of BERT-base and MiniLM against this machine's measured peaks.
+//! Times every kernel at the shapes of BERT-base, MiniLM and image models against this machine's measured peaks.
 //!
 //! `cargo run --release -p retune-kernels --example kernel_bench -- [threads] [isa] [name filter]`
 
@@ -250,6 +250,136 @@ impl Bench {
     }
 }
 
+/// A convolution's name, images, input side, channels in and out, kernel side, stride and groups.
+type Layer = (&'static str, usize, usize, [usize; 2], usize, usize, usize);
+
+/// Layers of ResNet-18, ResNet-50, VGG-16 and MobileNetV2 on pictures of 224².
+const LAYERS: [Layer; 22] = [
+    ("stem 3>64@224 7x7/2", 8, 224, [3, 64], 7, 2, 1),
+    ("64@56 3x3", 8, 56, [64, 64], 3, 1, 1),
+    ("128@28 3x3", 8, 28, [128, 128], 3, 1, 1),
+    ("256@14 3x3", 8, 14, [256, 256], 3, 1, 1),
+    ("512@7 3x3", 8, 7, [512, 512], 3, 1, 1),
+    ("128@56 3x3/2", 8, 56, [128, 128], 3, 2, 1),
+    ("256@28 3x3/2", 8, 28, [256, 256], 3, 2, 1),
+    ("64>256@56 1x1", 8, 56, [64, 256], 1, 1, 1),
+    ("256>64@56 1x1", 8, 56, [256, 64], 1, 1, 1),
+    ("512>128@28 1x1", 8, 28, [512, 128], 1, 1, 1),
+    ("256>1024@14 1x1", 8, 14, [256, 1024], 1, 1, 1),
+    ("2048>512@7 1x1", 8, 7, [2048, 512], 1, 1, 1),
+    ("256>512@56 1x1/2", 8, 56, [256, 512], 1, 2, 1),
+    ("3>64@224 3x3", 4, 224, [3, 64], 3, 1, 1),
+    ("64@224 3x3", 2, 224, [64, 64], 3, 1, 1),
+    ("256@56 3x3", 4, 56, [256, 256], 3, 1, 1),
+    ("512@28 3x3", 4, 28, [512, 512], 3, 1, 1),
+    ("24>144@56 1x1", 16, 56, [24, 144], 1, 1, 1),
+    ("32@112 3x3 depthwise", 16, 112, [32, 32], 3, 1, 32),
+    ("96@112 3x3/2 depthwise", 16, 112, [96, 96], 3, 2, 96),
+    ("144@56 3x3 depthwise", 16, 56, [144, 144], 3, 1, 144),
+    ("384@14 3x3 depthwise", 16, 14, [384, 384], 3, 1, 384),
+];
+
+impl Bench {
+    /// Convolutions in the arithmetic of their definition: Winograd's do less and may exceed the peak.
+    fn convolutions(&self) {
+        let cpu = &self.cpu;
+        for (name, batch, side, [in_channels, out_channels], kernel, stride, groups) in LAYERS {
+            let shape = Conv2d {
+                batch,
+                height: side,
+                width: side,
+                in_channels,
+                out_channels,
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                padding: [kernel / 2; 2],
+                dilation: [1, 1],
+                groups,
+            };
+            let pixels = shape.output_height() * shape.output_width();
+            let mut x = numbers(batch * side * side * in_channels);
+            let mut y = numbers(batch * pixels * out_channels);
+            let mut weight = numbers(out_channels * in_channels / groups * kernel * kernel);
+            let flops = 2.0 * shape.multiply_adds() as f64;
+            self.flops(&format!("conv {name}"), flops, || {
+                conv2d_forward(cpu, &shape, &x, &weight, None, &mut y);
+            });
+            self.flops(&format!("conv {name}, dX"), flops, || {
+                conv2d_input_gradient(cpu, &shape, &y, &weight, &mut x, false);
+            });
+            self.flops(&format!("conv {name}, dW"), flops, || {
+                weight.fill(0.0);
+                conv2d_weight_gradient(cpu, &shape, &x, &y, &mut weight);
+            });
+        }
+    }
+
+    fn normalizations(&self) {
+        let cpu = &self.cpu;
+        for (rows, channels, with_residual) in [
+            (8 * 56 * 56, 64, false),
+            (8 * 56 * 56, 256, true),
+            (8 * 14 * 14, 1024, true),
+            (16 * 56 * 56, 24, false),
+        ] {
+            let n = rows * channels;
+            let (x, dy, sum) = (numbers(n), numbers(n), numbers(n));
+            let (mut y, mut dx, mut dresidual) = (numbers(n), numbers(n), numbers(n));
+            let (weight, bias) = (numbers(channels), numbers(channels));
+            let (mut mean, mut variance) = (numbers(channels), numbers(channels));
+            batch_norm_statistics(cpu, &x, channels, &mut mean, &mut variance);
+            let norm = BatchNorm {
+                rows,
+                channels,
+                mean: &mean,
+                variance: &variance,
+                weight: &weight,
+                bias: &bias,
+                eps: 1e-5,
+                activation: Activation::Relu,
+            };
+            let residual = with_residual.then_some(&sum[..]);
+            let kind = if with_residual { " + residual" } else { "" };
+            let extra = usize::from(with_residual);
+            let (mut own_mean, mut own_variance) = (numbers(channels), numbers(channels));
+            self.bytes(&format!("batch norm {rows}x{channels} + relu{kind}"), (3 + extra) * 4 * n, || {
+                batch_norm_statistics(cpu, &x, channels, &mut own_mean, &mut own_variance);
+                batch_norm_forward(cpu, &norm, &x, residual, &mut y);
+            });
+            let (mut dweight, mut dbias) = (numbers(channels), numbers(channels));
+            self.bytes(
+                &format!("batch norm {rows}x{channels} + relu{kind}, backward"),
+                (5 + 2 * extra) * 4 * n,
+                || {
+                    let dresidual = with_residual.then_some(&mut dresidual[..]);
+                    let (dx, dweight, dbias) =
+                        (Some(&mut dx[..]), Some(&mut dweight[..]), Some(&mut dbias[..]));
+                    batch_norm_backward(cpu, &norm, true, &dy, &x, residual, dx, dresidual, dweight, dbias);
+                },
+            );
+        }
+        let pool = Pool2d {
+            batch: 8,
+            height: 112,
+            width: 112,
+            channels: 64,
+            kernel: [3, 3],
+            stride: [2, 2],
+            padding: [1, 1],
+            ceil_mode: false,
+        };
+        let (inputs, outputs) = (8 * 112 * 112 * 64, 8 * 56 * 56 * 64);
+        let (x, dy) = (numbers(inputs), numbers(outputs));
+        let (mut y, mut dx, mut argmax) = (numbers(outputs), numbers(inputs), vec![0; outputs]);
+        self.bytes("max pool 64@112 3x3/2", 4 * inputs + 5 * outputs, || {
+            max_pool2d_forward(cpu, &pool, &x, &mut y, Some(&mut argmax));
+        });
+        self.bytes("max pool 64@112 3x3/2, backward", 4 * inputs + 5 * outputs, || {
+            max_pool2d_backward(cpu, &pool, &dy, &argmax, &mut dx);
+        });
+    }
+}
+
 /// The rate of independent multiply-adds, as the best of matrix products that stay in L1.
 fn flops_peak(cpu: &Cpu) -> f64 {
     (0..20)
@@ -310,6 +440,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{threads} threads, {isa}: {flops_peak:.1} GFLOP/s in f32, {bytes_peak:.1} GB/s from memory");
     let bench = Bench { cpu, filter: arguments.next().unwrap_or_default(), flops_peak, bytes_peak };
     bench.gemms();
+    bench.convolutions();
+    bench.normalizations();
     bench.step(&Model {
         name: "BERT-base 8x128",
         rows: 1024,

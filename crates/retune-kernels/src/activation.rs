@@ -1,5 +1,7 @@
 //! Activation functions and their derivatives.
 
+use std::ops::Range;
+
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};
@@ -299,6 +301,8 @@ pub fn activation_backward(cpu: &Cpu, act: Activation, pre: &[f32], dy: &[f32], 
 const BIAS_COLUMNS: usize = 256;
 /// Rows that one piece sums before the pieces' sums are added in order.
 const BIAS_ROWS: usize = 64;
+/// Rows that are added to the sums in one go.
+const ROWS_TOGETHER: usize = 4;
 
 struct BackwardBias<'a> {
     activation: Activation,
@@ -326,25 +330,50 @@ fn backward_bias_piece<S: Simd, A: Function>(s: S, task: &BackwardBias, piece: u
     let mut sums = [0.0; BIAS_COLUMNS];
     let width = columns.len();
     let sums = &mut sums[..width];
-    for row in row_piece * BIAS_ROWS..((row_piece + 1) * BIAS_ROWS).min(task.rows) {
-        let at = row * task.width + columns.start..row * task.width + columns.end;
-        let dy = &task.dy[at.clone()][..width];
-        let pre = task.pre.map_or(dy, |pre| &pre[at.clone()][..width]);
-        // SAFETY: pieces do not overlap.
-        let dx = task.dx.map_or(&mut [][..], |dx| unsafe { dx.range(at) });
-        lanes!(S, j in dy.len(), {
-            let gradient = s.mul(s.read(dy, j), A::derivative(s, s.read(pre, j)));
-            if !dx.is_empty() {
-                s.write(dx, j, gradient);
-            }
-            s.write(sums, j, s.add(s.read(sums, j), gradient));
-        });
+    let rows = row_piece * BIAS_ROWS..((row_piece + 1) * BIAS_ROWS).min(task.rows);
+    let mut row = rows.start;
+    while row < rows.end {
+        if row + ROWS_TOGETHER <= rows.end {
+            backward_bias_rows::<S, A, ROWS_TOGETHER>(s, task, row, &columns, sums);
+            row += ROWS_TOGETHER;
+        } else {
+            backward_bias_rows::<S, A, 1>(s, task, row, &columns, sums);
+            row += 1;
+        }
     }
     if let Some(all) = task.sums {
         let at = row_piece * task.width;
         // SAFETY: pieces do not overlap.
         unsafe { all.range(at + columns.start..at + columns.end) }.copy_from_slice(sums);
     }
+}
+
+/// Some rows of one piece: the sums are read and written once for all of them.
+#[inline(always)]
+fn backward_bias_rows<S: Simd, A: Function, const N: usize>(
+    s: S,
+    task: &BackwardBias,
+    row: usize,
+    columns: &Range<usize>,
+    sums: &mut [f32],
+) {
+    let at = |n: usize| (row + n) * task.width + columns.start..(row + n) * task.width + columns.end;
+    let dy: [&[f32]; N] = std::array::from_fn(|n| &task.dy[at(n)]);
+    let pre: [&[f32]; N] = std::array::from_fn(|n| task.pre.map_or(dy[n], |pre| &pre[at(n)]));
+    // SAFETY: pieces do not overlap, and neither do rows.
+    let mut dx: Option<[&mut [f32]; N]> =
+        task.dx.map(|dx| std::array::from_fn(|n| unsafe { dx.range(at(n)) }));
+    lanes!(S, j in columns.len(), {
+        let mut sum = s.read(sums, j);
+        for n in 0..N {
+            let gradient = s.mul(s.read(dy[n], j), A::derivative(s, s.read(pre[n], j)));
+            if let Some(dx) = &mut dx {
+                s.write(dx[n], j, gradient);
+            }
+            sum = s.add(sum, gradient);
+        }
+        s.write(sums, j, sum);
+    });
 }
 
 /// `dx = dy · act'(pre)` and `bias_grad += column sums of dx`, in one pass over rows of `width`.

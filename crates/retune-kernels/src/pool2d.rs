@@ -126,36 +126,107 @@ impl Task for MaxForward<'_> {
             let at = (line * width + j) * channels;
             // SAFETY: a piece is a line of output pixels.
             let y = unsafe { self.y.range(at..at + channels) };
-            lanes!(S, c in channels, {
-                let (mut best, mut place) = (s.splat(f32::NEG_INFINITY), s.zero());
-                let mut first = true;
-                for row in pool.window(0, i) {
-                    for column in pool.window(1, j) {
-                        let at = ((image * pool.height + row) * pool.width + column) * channels;
-                        let value = s.read(&self.x[at..at + channels], c);
-                        let here = s.splat(pool.element([i, j], [row, column]) as f32);
-                        if first {
-                            (best, place, first) = (value, here, false);
-                            continue;
-                        }
-                        let (greater, nan) = (s.less(best, value), s.is_nan(value));
-                        best = s.select(nan, value, s.select(greater, value, best));
-                        place = s.select(nan, here, s.select(greater, here, place));
-                    }
-                }
-                s.write(y, c, best);
-                if self.argmax.is_some() {
-                    s.write(&mut places, c, place);
-                }
-            });
+            let window = Window {
+                x: self.x,
+                channels,
+                first_line: image * pool.height * pool.width,
+                width: pool.width,
+                rows: pool.window(0, i),
+                columns: pool.window(1, j),
+                first: pool.element([i, j], [pool.window(0, i).start, pool.window(1, j).start]),
+                kernel_width: pool.kernel[1],
+            };
+            let places = &mut places[..];
+            let together = 4 * S::LANES;
+            let whole = channels / together * together;
+            for c in (0..whole).step_by(together) {
+                window.greatest::<S, 4>(s, c, y, places);
+            }
+            for c in (whole..channels).step_by(S::LANES) {
+                window.greatest::<S, 1>(s, c, y, places);
+            }
             if let Some(argmax) = self.argmax {
                 // SAFETY: as above.
                 let argmax = unsafe { argmax.range(at..at + channels) };
                 for (argmax, &place) in argmax.iter_mut().zip(places.iter()) {
-                    *argmax = place as u8;
+                    // A saturating cast would not be done in vectors.
+                    // SAFETY: an element of a window of at most 255.
+                    *argmax = unsafe { place.to_int_unchecked::<i32>() } as u8;
                 }
             }
         }
+    }
+}
+
+/// The part of a window that lies within an image.
+struct Window<'a> {
+    x: &'a [f32],
+    channels: usize,
+    /// Pixels before the image.
+    first_line: usize,
+    width: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// The window's element at the part's first pixel.
+    first: usize,
+    kernel_width: usize,
+}
+
+impl Window<'_> {
+    /// Writes the greatest of `N` vectors of channels from `c` on, and their elements of the window if `places` has room.
+    #[inline(always)]
+    fn greatest<S: Simd, const N: usize>(&self, s: S, c: usize, y: &mut [f32], places: &mut [f32]) {
+        let (mut best, mut place, check) = self.compare::<S, N>(s, c, false);
+        // Zero times a finite number is zero; what is not finite is looked at more closely.
+        if s.reduce_add(check) != 0.0 {
+            (best, place, _) = self.compare::<S, N>(s, c, true);
+        }
+        for n in 0..N {
+            s.write(y, c + n * S::LANES, best[n]);
+            if !places.is_empty() {
+                s.write(places, c + n * S::LANES, place[n]);
+            }
+        }
+    }
+
+    /// The greatest values, their elements of the window, and the sum of zero times every value.
+    #[inline(always)]
+    fn compare<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        c: usize,
+        with_nan: bool,
+    ) -> ([S::F; N], [S::F; N], S::F) {
+        let start = (self.first_line + self.rows.start * self.width + self.columns.start) * self.channels;
+        let first = &self.x[start..start + self.channels];
+        let mut best: [S::F; N] = std::array::from_fn(|n| s.read(first, c + n * S::LANES));
+        let mut place = [s.splat(self.first as f32); N];
+        let mut check = s.zero();
+        for (down, row) in self.rows.clone().enumerate() {
+            let start = (self.first_line + row * self.width + self.columns.start) * self.channels;
+            let line = &self.x[start..start + self.columns.len() * self.channels];
+            let (mut at, mut element) = (0, self.first + down * self.kernel_width);
+            while at < line.len() {
+                let x = &line[at..at + self.channels];
+                let here = s.splat(element as f32);
+                for n in 0..N {
+                    let value = s.read(x, c + n * S::LANES);
+                    let greater = s.less(best[n], value);
+                    best[n] = s.select(greater, value, best[n]);
+                    place[n] = s.select(greater, here, place[n]);
+                    if with_nan {
+                        // The first NaN stays: nothing is greater, and only a number gives way to it.
+                        let nan = s.is_nan(value);
+                        let takes = s.is_nan(best[n]);
+                        place[n] = s.select(takes, place[n], s.select(nan, here, place[n]));
+                        best[n] = s.select(takes, best[n], s.select(nan, value, best[n]));
+                    }
+                    check = s.mul_add(value, s.zero(), check);
+                }
+                (at, element) = (at + self.channels, element + 1);
+            }
+        }
+        (best, place, check)
     }
 }
 

@@ -18,9 +18,13 @@ fn check(cpu: &Cpu, shape: &Conv2d) {
     let what = |kernel: &str| format!("{kernel} on {} of {shape:?}", cpu.isa());
     // Each sum is of about `terms` products.
     let taps = shape.kernel[0] * shape.kernel[1];
+    let tolerance = if may_be_winograd(shape) { 1e-5 } else { 1e-6 };
     let close = |kernel: &str, actual: &[f32], expected: &[f64], terms: usize| {
         let magnitude = (1.0 + terms as f64).sqrt();
-        assert_close(&what(kernel), actual, expected, 1e-6, TOLERANCE * magnitude);
+        assert_close(&what(kernel), actual, expected, 1e-6, tolerance * magnitude);
+        let sum = |f: &dyn Fn(usize) -> f64| (0..expected.len()).map(|i| f(i).powi(2)).sum::<f64>();
+        let error = sum(&|i| f64::from(actual[i]) - expected[i]) / sum(&|i| expected[i]);
+        assert!(error.is_nan() || error.sqrt() <= 5e-6, "{}: {:e} in the mean", what(kernel), error.sqrt());
     };
 
     let mut y = vec![f32::NAN; outputs];
@@ -46,8 +50,10 @@ fn check(cpu: &Cpu, shape: &Conv2d) {
     close("weight gradient", &dweight, &sum, shape.batch * shape.output_height() * shape.output_width());
 }
 
-/// Of a sum of one product.
-const TOLERANCE: f64 = 1e-6;
+/// Winograd's tiles lose a digit, of which the root-mean-square bound of 5e-6 keeps watch.
+fn may_be_winograd(shape: &Conv2d) -> bool {
+    shape.kernel == [3, 3] && shape.stride == [1, 1] && shape.dilation == [1, 1] && shape.groups == 1
+}
 
 fn shape(batch: usize, [height, width]: [usize; 2], [inputs, outputs]: [usize; 2], kernel: usize) -> Conv2d {
     Conv2d {
@@ -78,12 +84,17 @@ fn convolutions_of_awkward_shapes_match_their_definition() {
         // Strides beyond the kernel: inputs that nothing sees.
         Conv2d { stride: [3, 5], ..shape(2, [7, 6], [2, 3], 2) },
         Conv2d { stride: [2, 3], dilation: [3, 2], padding: [1, 4], ..shape(1, [11, 9], [3, 4], 3) },
+        // The smallest of Winograd's.
+        shape(1, [1, 2], [16, 16], 3),
         Conv2d { stride: [4, 2], dilation: [2, 4], ..shape(1, [9, 13], [2, 2], 3) },
     ];
     if !cfg!(miri) {
         shapes.extend([
             // Winograd's and the product's blocks, whole and broken.
             shape(2, [8, 8], [16, 16], 3),
+            shape(3, [2, 6], [20, 40], 3),
+            shape(2, [1, 2], [16, 17], 3),
+            shape(1, [50, 60], [16, 24], 3),
             shape(1, [13, 17], [19, 33], 3),
             shape(3, [7, 7], [64, 40], 3),
             shape(2, [28, 30], [32, 64], 3),

@@ -1,7 +1,7 @@
 //! Backward of batch normalization: sums over rows first, then every element.
 
-use super::{BatchNorm, for_each_channels, piece, piece_rows};
-use crate::activation::vector::{Function, with_activation};
+use super::{BatchNorm, for_each_channels, piece, piece_rows, with_activation};
+use crate::activation::vector::Function;
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};

@@ -9,7 +9,7 @@ pub use backward::batch_norm_backward;
 
 use std::ops::Range;
 
-use crate::activation::vector::{Function, with_activation};
+use crate::activation::vector::Function;
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
 use crate::{Activation, Cpu, elementwise};
@@ -32,7 +32,7 @@ pub struct BatchNorm<'a> {
     pub bias: &'a [f32],
     /// Added to the variance.
     pub eps: f32,
-    /// Applied last, after the residual.
+    /// Applied last, after the residual: identity, ReLU, ReLU6, SiLU or hardswish.
     pub activation: Activation,
 }
 
@@ -42,6 +42,12 @@ impl BatchNorm<'_> {
     }
 
     fn check(&self, function: &str, operands: &[(&str, Option<usize>)]) {
+        use Activation::{Hardswish, Identity, Relu, Relu6, Silu};
+        assert!(
+            matches!(self.activation, Identity | Relu | Relu6 | Silu | Hardswish),
+            "{function}: {:?} is not fused with batch normalization",
+            self.activation
+        );
         for (name, len) in [
             ("mean", self.mean.len()),
             ("variance", self.variance.len()),
@@ -63,6 +69,21 @@ impl BatchNorm<'_> {
         1.0 / (self.variance[channel] + self.eps).sqrt()
     }
 }
+
+/// Calls a function that is generic over [`Function`] with the normalization's activation.
+macro_rules! with_activation {
+    ($activation:expr, $function:ident($($argument:expr),*)) => {
+        match $activation {
+            $crate::Activation::Identity => $function::<_, $crate::activation::vector::Identity>($($argument),*),
+            $crate::Activation::Relu => $function::<_, $crate::activation::vector::Relu>($($argument),*),
+            $crate::Activation::Relu6 => $function::<_, $crate::activation::vector::Relu6>($($argument),*),
+            $crate::Activation::Silu => $function::<_, $crate::activation::vector::Silu>($($argument),*),
+            $crate::Activation::Hardswish => $function::<_, $crate::activation::vector::Hardswish>($($argument),*),
+            other => unreachable!("{other:?} was refused"),
+        }
+    };
+}
+use with_activation;
 
 /// Elements of a piece: what is walked through twice stays in L2.
 const PIECE: usize = 1 << 15;

@@ -92,6 +92,17 @@ impl Axis {
         from.min(to) as usize..to as usize
     }
 
+    /// The grid points of which all taps lie within the source.
+    #[inline(always)]
+    pub(super) fn whole(&self) -> Range<usize> {
+        let reach = (self.by * self.count.saturating_sub(1)) as isize;
+        let first = if self.first >= 0 { 0 } else { (-self.first as usize).div_ceil(self.step) };
+        let room = self.source as isize - 1 - reach - self.first;
+        let end = if room < 0 { 0 } else { room as usize / self.step + 1 };
+        let end = end.min(self.points);
+        first.min(end)..end
+    }
+
     /// The source point of tap 0.
     #[inline(always)]
     pub(super) fn origin(&self, point: usize) -> isize {
@@ -125,6 +136,14 @@ impl Taps {
     #[inline(always)]
     pub(super) fn rows(&self) -> usize {
         self.batch * self.down.points * self.across.points
+    }
+
+    /// Whether every grid pixel has the source pixel at its own place for its only tap.
+    #[inline(always)]
+    pub(super) fn copies(&self) -> bool {
+        [&self.down, &self.across]
+            .iter()
+            .all(|axis| axis.count == 1 && axis.step == 1 && axis.first == 0 && axis.points == axis.source)
     }
 
     /// Whether grid pixels are the target's pixels in order.
@@ -194,6 +213,13 @@ impl Gather<'_> {
         stride: usize,
     ) {
         if rows.is_empty() || range.is_empty() {
+            return;
+        }
+        if self.taps.copies() {
+            for (row, out) in rows.zip(out.chunks_mut(stride)) {
+                let at = row * self.channels + group * self.used;
+                copy(s, &self.source[at + range.start..at + range.end], &mut out[..range.len()]);
+            }
             return;
         }
         let (down, across) = (&self.taps.down, &self.taps.across);

@@ -7,13 +7,18 @@
 mod depthwise;
 mod geometry;
 mod pack;
+mod pointwise;
 mod product;
+mod transform;
 mod weight_gradient;
+mod winograd;
+mod winograd_gradient;
 
 use geometry::{Gather, Taps, phases};
+use pack::Columns;
 use product::Target;
 
-use crate::{Activation, Cpu, Gemm, Layout, gemm};
+use crate::Cpu;
 
 /// The shape of a two-dimensional convolution, as `torch.nn.Conv2d` has it (zero padding).
 ///
@@ -90,11 +95,6 @@ impl Conv2d {
         self.groups > 1 && self.group_inputs() == 1 && self.group_outputs() == 1
     }
 
-    /// Every output pixel is a product of the input pixel at its place.
-    fn pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0] && self.groups == 1
-    }
-
     fn check(&self, function: &str, x: usize, weight: usize, y: usize) {
         assert!(self.groups > 0, "{function}: groups is zero");
         assert!(
@@ -140,19 +140,28 @@ pub fn conv2d_forward(
     if y.is_empty() {
         return;
     }
-    if shape.pointwise() {
-        let (m, n, k) = (shape.output_pixels(), shape.out_channels, shape.in_channels);
-        return plain_product(cpu, Layout::Nt, [m, n, k], x, weight, bias, false, y);
+    if pointwise::fits(shape) {
+        return pointwise::forward(cpu, shape, x, weight, bias, y);
     }
     let taps = Taps::forward(shape);
     if shape.depthwise() {
-        return depthwise::convolve(cpu, shape.in_channels, &taps, weight, bias, x, y, false);
+        return depthwise::convolve(cpu, shape.in_channels, std::iter::once(taps), weight, bias, x, y, false);
     }
     let gather = Gather { taps, source: x, channels: shape.in_channels, used: shape.group_inputs() };
-    let packed = pack::forward(cpu, shape, weight);
+    let columns = Columns::forward(shape, &taps, weight);
     let target =
         Target { channels: shape.out_channels, used: shape.group_outputs(), bias, accumulate: false };
-    product::convolve(cpu, &gather, shape.groups, &packed, &target, y);
+    convolve(cpu, shape, &gather, columns, &target, y);
+}
+
+/// A convolution that is not depthwise, by the algorithm that suits its shape.
+fn convolve(cpu: &Cpu, shape: &Conv2d, gather: &Gather, columns: Columns, target: &Target, out: &mut [f32]) {
+    match winograd::choose(gather, target.used).filter(|_| shape.groups == 1) {
+        Some(size) => winograd::convolve(cpu, size, gather, &columns, target, out),
+        None => {
+            product::convolve(cpu, gather, shape.groups, &pack::pack(cpu, shape, columns), target, out);
+        }
+    }
 }
 
 /// The gradient with respect to the input: `dy` `[batch, oh, ow, out_channels]` to `dx`
@@ -169,21 +178,19 @@ pub fn conv2d_input_gradient(
     if dx.is_empty() {
         return;
     }
-    if shape.pointwise() {
-        let (m, n, k) = (shape.output_pixels(), shape.in_channels, shape.out_channels);
-        return plain_product(cpu, Layout::Nn, [m, n, k], dy, weight, None, accumulate, dx);
+    if pointwise::fits(shape) {
+        return pointwise::input_gradient(cpu, shape, dy, weight, dx, accumulate);
+    }
+    if shape.depthwise() {
+        return depthwise::convolve(cpu, shape.in_channels, phases(shape), weight, None, dy, dx, accumulate);
     }
     // Input pixels that lie alike to the stride are reached by the same kernel elements.
     for taps in phases(shape) {
-        if shape.depthwise() {
-            depthwise::convolve(cpu, shape.in_channels, &taps, weight, None, dy, dx, accumulate);
-            continue;
-        }
-        let packed = pack::input_gradient(cpu, shape, &taps, weight);
+        let columns = Columns::input_gradient(shape, &taps, weight);
         let gather = Gather { taps, source: dy, channels: shape.out_channels, used: shape.group_outputs() };
         let target =
             Target { channels: shape.in_channels, used: shape.group_inputs(), bias: None, accumulate };
-        product::convolve(cpu, &gather, shape.groups, &packed, &target, dx);
+        convolve(cpu, shape, &gather, columns, &target, dx);
     }
 }
 
@@ -200,20 +207,8 @@ pub fn conv2d_weight_gradient(cpu: &Cpu, shape: &Conv2d, x: &[f32], dy: &[f32], 
         return depthwise::weight_gradient(cpu, shape.in_channels, &taps, x, dy, dweight);
     }
     let gather = Gather { taps, source: x, channels: shape.in_channels, used: shape.group_inputs() };
-    weight_gradient::accumulate(cpu, shape, &gather, dy, dweight);
-}
-
-#[expect(clippy::too_many_arguments, reason = "the operands of a product")]
-fn plain_product(
-    cpu: &Cpu,
-    layout: Layout,
-    [m, n, k]: [usize; 3],
-    a: &[f32],
-    b: &[f32],
-    bias: Option<&[f32]>,
-    accumulate: bool,
-    c: &mut [f32],
-) {
-    let g = Gemm { layout, m, n, k, a, b, accumulate, scale: 1.0, bias, activation: Activation::Identity };
-    gemm(cpu, &g, c, None);
+    match winograd::choose(&gather, shape.out_channels).filter(|_| shape.groups == 1) {
+        Some(size) => winograd_gradient::accumulate(cpu, size, &gather, shape.out_channels, dy, dweight),
+        None => weight_gradient::accumulate(cpu, shape, &gather, dy, dweight),
+    }
 }

@@ -27,46 +27,47 @@ impl Packed<'_> {
     }
 }
 
-/// For the forward pass: columns are output channels, summed over taps and input channels.
-pub(super) fn forward<'c>(cpu: &'c Cpu, shape: &Conv2d, weight: &[f32]) -> Packed<'c> {
-    let (inputs, elements) = (shape.group_inputs(), shape.kernel_elements());
-    let task = Columns {
-        weight,
-        taps: &Taps::forward(shape),
-        summed: inputs,
-        columns: shape.group_outputs(),
-        summed_stride: elements,
-        column_stride: inputs * elements,
-    };
-    pack(cpu, shape, task)
-}
-
-/// For the input gradient: columns are input channels, summed over taps and output channels.
-pub(super) fn input_gradient<'c>(cpu: &'c Cpu, shape: &Conv2d, taps: &Taps, weight: &[f32]) -> Packed<'c> {
-    let (inputs, elements) = (shape.group_inputs(), shape.kernel_elements());
-    let task = Columns {
-        weight,
-        taps,
-        summed: shape.group_outputs(),
-        columns: inputs,
-        summed_stride: inputs * elements,
-        column_stride: elements,
-    };
-    pack(cpu, shape, task)
-}
-
 /// Where a column's weights lie within a group.
-struct Columns<'a> {
-    weight: &'a [f32],
-    taps: &'a Taps,
+pub(super) struct Columns<'a> {
+    pub weight: &'a [f32],
+    pub taps: &'a Taps,
     /// Channels summed for each tap.
-    summed: usize,
-    columns: usize,
-    summed_stride: usize,
-    column_stride: usize,
+    pub summed: usize,
+    pub columns: usize,
+    pub summed_stride: usize,
+    pub column_stride: usize,
 }
 
-fn pack<'c>(cpu: &'c Cpu, shape: &Conv2d, columns: Columns) -> Packed<'c> {
+impl<'a> Columns<'a> {
+    /// For the forward pass: columns are output channels, summed over taps and input channels.
+    pub(super) fn forward(shape: &Conv2d, taps: &'a Taps, weight: &'a [f32]) -> Columns<'a> {
+        let (inputs, elements) = (shape.group_inputs(), shape.kernel_elements());
+        Columns {
+            weight,
+            taps,
+            summed: inputs,
+            columns: shape.group_outputs(),
+            summed_stride: elements,
+            column_stride: inputs * elements,
+        }
+    }
+
+    /// For the input gradient: columns are input channels, summed over taps and output channels.
+    pub(super) fn input_gradient(shape: &Conv2d, taps: &'a Taps, weight: &'a [f32]) -> Columns<'a> {
+        let (inputs, elements) = (shape.group_inputs(), shape.kernel_elements());
+        Columns {
+            weight,
+            taps,
+            summed: shape.group_outputs(),
+            columns: inputs,
+            summed_stride: inputs * elements,
+            column_stride: elements,
+        }
+    }
+}
+
+/// Packs all groups' columns.
+pub(super) fn pack<'c>(cpu: &'c Cpu, shape: &Conv2d, columns: Columns) -> Packed<'c> {
     let (_, width) = tile_sides(cpu.isa());
     let panels = columns.columns.div_ceil(width);
     let depth = columns.taps.count() * columns.summed;

@@ -1,5 +1,7 @@
 //! Convolution as a matrix product whose left factor is gathered in blocks that stay in cache.
 
+use std::ops::Range;
+
 use super::geometry::Gather;
 use super::pack::Packed;
 use crate::Cpu;
@@ -27,7 +29,7 @@ pub(super) struct Target<'a> {
     pub accumulate: bool,
 }
 
-/// Convolves into the target pixels of `gather`'s grid.
+/// Convolves into the target pixels of `gather`'s grid. Pixels without taps receive the bias alone.
 pub(super) fn convolve(
     cpu: &Cpu,
     gather: &Gather,
@@ -79,6 +81,9 @@ impl Task for Convolve<'_> {
         };
         assert!(first_c + (rows.len() - 1) * stride + columns.len() <= c.len());
 
+        if self.gather.depth() == 0 && !direct {
+            return self.without_taps(rows, columns, first_channel);
+        }
         let mut gathered = self.cpu.scratch(PIECE_ROWS.next_multiple_of(S::TILE_ROWS) * ROW_STRIDE);
         let depths = self.packed.depths;
         for block in 0..depths.blocks {
@@ -131,6 +136,29 @@ impl Task for Convolve<'_> {
                 }
                 s.write(out, j, value);
             });
+        }
+    }
+}
+
+impl Convolve<'_> {
+    /// What remains of a convolution whose grid no kernel element reaches.
+    #[inline(always)]
+    fn without_taps(&self, rows: Range<usize>, columns: Range<usize>, first_channel: usize) {
+        let &Target { channels, bias, accumulate, .. } = self.target;
+        let taps = &self.gather.taps;
+        if accumulate && bias.is_none() {
+            return;
+        }
+        for row in rows {
+            let at = taps.target_pixel(taps.place(row)) * channels + first_channel;
+            // SAFETY: grid pixels have target pixels of their own, and the columns are the piece's own.
+            let out = unsafe { self.out.range(at..at + columns.len()) };
+            if !accumulate {
+                out.fill(0.0);
+            }
+            if let Some(bias) = bias {
+                out.iter_mut().zip(&bias[first_channel..]).for_each(|(out, bias)| *out += bias);
+            }
         }
     }
 }

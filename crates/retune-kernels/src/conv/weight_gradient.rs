@@ -13,6 +13,8 @@ use crate::{Cpu, elementwise};
 
 /// Pixels summed at once.
 const BLOCK: usize = 256;
+/// Up to this many columns, gradients are multiplied as they lie: packing them would cost more than it saves.
+const FEW_COLUMNS: usize = 32;
 /// Gathered columns of a piece.
 const PIECE_COLUMNS: usize = 256;
 const COLUMN_STRIDE: usize = PIECE_COLUMNS + 16;
@@ -62,30 +64,54 @@ impl Task for Product<'_> {
         assert!(first_c + (outputs - 1) * depth + columns.len() <= self.sums.len());
         let panels = outputs.div_ceil(S::TILE_ROWS);
 
-        let mut gathered = self.cpu.scratch(BLOCK * COLUMN_STRIDE);
+        // Few whole tiles of channels of the grid's own pixels need no gathering.
+        let as_they_lie = self.gather.taps.copies()
+            && depth <= FEW_COLUMNS
+            && depth.is_multiple_of(S::TILE_COLUMNS)
+            && self.shape.groups == 1;
+        let mut gathered = self.cpu.scratch(if as_they_lie { 0 } else { BLOCK * COLUMN_STRIDE });
         let mut packed = self.cpu.scratch(panels * S::TILE_ROWS * BLOCK);
         let blocks = split * self.blocks / self.splits..(split + 1) * self.blocks / self.splits;
         for block in blocks.clone() {
             let rows = block * BLOCK..((block + 1) * BLOCK).min(self.gather.taps.rows());
-            self.gather.rows(s, group, rows.clone(), columns.clone(), &mut gathered, COLUMN_STRIDE);
+            let (b, b_step) = if as_they_lie {
+                (&self.gather.source[rows.start * depth..rows.end * depth], depth)
+            } else {
+                self.gather.rows(s, group, rows.clone(), columns.clone(), &mut gathered, COLUMN_STRIDE);
+                (&gathered[..], COLUMN_STRIDE)
+            };
             let source = Source {
                 data: &self.dy[group * outputs..],
                 members: outputs,
                 stride: self.shape.out_channels,
                 along_k: false,
             };
-            let packed = &mut packed[..panels * S::TILE_ROWS * rows.len()];
-            pack::panels(s, source, S::TILE_ROWS, 0, rows.start, rows.len(), packed);
+            // Panels from here on are packed: all, or only the one at the edge.
+            let first_packed = if columns.len() <= FEW_COLUMNS { outputs / S::TILE_ROWS } else { 0 };
+            let packed = &mut packed[..(panels - first_packed) * S::TILE_ROWS * rows.len()];
+            pack::panels(s, source, S::TILE_ROWS, first_packed, rows.start, rows.len(), packed);
             for column in (0..columns.len()).step_by(S::TILE_COLUMNS) {
-                let b = &gathered[column..(rows.len() - 1) * COLUMN_STRIDE + column + S::TILE_COLUMNS];
+                let b = &b[column..(rows.len() - 1) * b_step + column + S::TILE_COLUMNS];
                 for row in (0..outputs).step_by(S::TILE_ROWS) {
-                    let a = &packed[row * rows.len()..][..S::TILE_ROWS * rows.len()];
+                    let (a, a_step) = match (row / S::TILE_ROWS).checked_sub(first_packed) {
+                        Some(panel) => {
+                            let panel = S::TILE_ROWS * rows.len() * panel;
+                            (&packed[panel..][..S::TILE_ROWS * rows.len()], S::TILE_ROWS)
+                        }
+                        None => {
+                            let at = rows.start * source.stride + row;
+                            (
+                                &source.data[at..][..(rows.len() - 1) * source.stride + S::TILE_ROWS],
+                                source.stride,
+                            )
+                        }
+                    };
                     let operands = tile::Operands {
                         a: a.as_ptr(),
                         a_row: 1,
-                        a_step: S::TILE_ROWS,
+                        a_step,
                         b: b.as_ptr(),
-                        b_step: COLUMN_STRIDE,
+                        b_step,
                         k: rows.len(),
                     };
                     let target = tile::Target {

@@ -110,25 +110,26 @@ fn copied<S: Simd>(
     count: usize,
     depth: usize,
 ) {
+    let reach = width.next_multiple_of(S::LANES);
+    // Panels whose whole vectors lie within the line. What a vector writes beyond `width` is the next line of the same
+    // panel, written next; the last line has none.
+    let inner = if first + reach > source.members { 0 } else { (source.members - first - reach) / width + 1 };
     for p in 0..depth {
         let line = &source.data[(k0 + p) * source.stride..][..source.members];
-        for panel in 0..count {
-            let member = first + panel * width;
-            let at = (panel * depth + p) * width;
-            if member + width.next_multiple_of(S::LANES) <= source.members
-                && at + width.next_multiple_of(S::LANES) <= (panel + 1) * depth * width
-            {
-                // What a whole vector writes beyond `width` is the next line of the same panel, written next.
-                for v in (0..width).step_by(S::LANES) {
-                    // SAFETY: whole vectors fit in the line and in the panel, as just checked.
-                    unsafe {
-                        s.store(out.as_mut_ptr().add(at + v), s.load(line.as_ptr().add(member + v)));
-                    }
-                }
-            } else {
-                for r in 0..width {
-                    out[at + r] = line[if member + r < source.members { member + r } else { member }];
-                }
+        let whole = if reach == width || p + 1 < depth { inner.min(count) } else { 0 };
+        let (mut from, mut to) =
+            (line.as_ptr().wrapping_add(first), out.as_mut_ptr().wrapping_add(p * width));
+        for _ in 0..whole {
+            for v in (0..reach).step_by(S::LANES) {
+                // SAFETY: whole vectors fit in the line and in the panel, as just counted.
+                unsafe { s.store(to.add(v), s.load(from.add(v))) };
+            }
+            (from, to) = (from.wrapping_add(width), to.wrapping_add(depth * width));
+        }
+        for panel in whole..count {
+            let (member, at) = (first + panel * width, (panel * depth + p) * width);
+            for r in 0..width {
+                out[at + r] = line[if member + r < source.members { member + r } else { member }];
             }
         }
     }

@@ -156,7 +156,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn tile(self, operands: &Operands, target: &Target) {
         // SAFETY: handed on.
-        unsafe { tile::multiply::<Self, 6, 2>(self, operands, target) }
+        unsafe {
+            if target.columns <= Self::LANES {
+                tile::multiply::<Self, 6, 1>(self, operands, target)
+            } else {
+                tile::multiply::<Self, 6, 2>(self, operands, target)
+            }
+        }
     }
 }
 

@@ -147,6 +147,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn tile(self, operands: &Operands, target: &Target) {
         // SAFETY: handed on.
-        unsafe { tile::multiply::<Self, 14, 2>(self, operands, target) }
+        unsafe {
+            if target.columns <= Self::LANES {
+                tile::multiply::<Self, 14, 1>(self, operands, target)
+            } else {
+                tile::multiply::<Self, 14, 2>(self, operands, target)
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use retune_kernels::*;
 use retune_testing::reference::convolution::{Convolution, Pooling};
 
-use super::{Size, draw};
+use super::{Size, counter_normal_like, draw};
 
 /// The reference's description of a convolution.
 pub fn reference(shape: &Conv2d) -> Convolution {
@@ -71,8 +71,10 @@ pub fn every_image_kernel(cpu: &Cpu, size: &Size, keep: &mut dyn FnMut(&str, Vec
     let zeros = |n: usize| vec![f32::NAN; n];
     for shape in convolutions(size) {
         let [inputs, weights, outputs] = lengths(&shape);
-        let (x, weight, dy) = (draw("x", inputs), draw("weight", weights), draw("dy", outputs));
-        let bias = draw("bias", shape.out_channels);
+        // Small weights and gradients, so that sums are of the order of one.
+        let weight = counter_normal_like("weight", weights, 0.1);
+        let dy = counter_normal_like("dy", outputs, 0.1);
+        let (x, bias) = (draw("x", inputs), draw("bias", shape.out_channels));
         let (mut y, mut dx, mut dweight) = (zeros(outputs), zeros(inputs), draw("dweight", weights));
         conv2d_forward(cpu, &shape, &x, &weight, Some(&bias), &mut y);
         conv2d_input_gradient(cpu, &shape, &dy, &weight, &mut dx, false);
