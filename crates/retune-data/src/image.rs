@@ -29,7 +29,7 @@ pub use folder::split_folders;
 pub use inspect::{PictureOptions, open_pictures};
 pub use loader::{LoadRequest, PictureLoader};
 pub use picture::{Picture, PictureFacts, PictureSource};
-pub use pixels::Pixels;
+pub use pixels::{Pixels, thumbnail};
 pub use policy::Policy;
 pub use preprocess::{Fit, ImagePreprocessor};
 pub use resize::{Interpolation, Region, resize};

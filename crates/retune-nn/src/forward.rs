@@ -103,6 +103,16 @@ impl<'s> Forward<'s> {
         forward
     }
 
+    /// Device, kernels, pool.
+    pub fn context(&self) -> &Context {
+        &self.environment.context
+    }
+
+    /// What keys the random numbers of this step; `None` in evaluation mode.
+    pub fn randomness(&self) -> Option<Randomness> {
+        self.environment.randomness
+    }
+
     /// The tape, to compute on.
     pub fn tape(&mut self) -> &mut Tape<'s> {
         &mut self.tape

@@ -54,7 +54,7 @@ fn render(run: &Run) -> String {
     model(&mut card, run);
     results(&mut card, run);
     training(&mut card, run);
-    line(&mut card, format_args!("## How to use\n\n```python\n{}\n```\n", transformers_snippet(run)));
+    line(&mut card, format_args!("## How to use\n\n```python\n{}\n```\n", snippet(run)));
     line(&mut card, format_args!("Or `retune predict --model . --data new.csv`.\n"));
     limits(&mut card, run);
     card
@@ -119,12 +119,18 @@ fn front_matter(card: &mut String, run: &Run) {
     if let Some(license) = run.recipe_str("model.license") {
         line(card, format_args!("license: {}", yaml(license)));
     }
-    line(card, format_args!("library_name: transformers"));
-    line(card, format_args!("pipeline_tag: text-classification"));
+    let task = if run.is_image() { "image-classification" } else { "text-classification" };
+    match image_library(run) {
+        None => line(card, format_args!("library_name: transformers")),
+        Some(Library::Timm) => line(card, format_args!("library_name: timm")),
+        // The hub knows no library by torchvision's name.
+        Some(Library::Torchvision) => {}
+    }
+    line(card, format_args!("pipeline_tag: {task}"));
     if let Some(base) = run.base_model().and_then(hub_id) {
         line(card, format_args!("base_model: {}", yaml(base)));
     }
-    let mut tags = vec!["text-classification".to_owned(), "retune".to_owned()];
+    let mut tags = vec![task.to_owned(), "retune".to_owned()];
     tags.extend(match run.kind() {
         Kind::Classification => None,
         Kind::MultiLabel => Some("multi-label-classification".to_owned()),
@@ -152,7 +158,8 @@ fn front_matter(card: &mut String, run: &Run) {
     line(
         card,
         format_args!(
-            "  results:\n  - task:\n      type: text-classification\n      name: Text Classification"
+            "  results:\n  - task:\n      type: {task}\n      name: {}",
+            if run.is_image() { "Image Classification" } else { "Text Classification" }
         ),
     );
     let dataset = data_file(run, split).unwrap_or_else(|| "custom".into());
@@ -218,10 +225,11 @@ fn model(card: &mut String, run: &Run) {
         Some(id) if id.contains('/') => format!("[{0}](https://huggingface.co/{0})", id),
         _ => code(name),
     });
+    let sample = if run.is_image() { "picture" } else { "text" };
     let what = match run.kind() {
-        Kind::Classification => "puts a text into one of the classes below",
-        Kind::MultiLabel => "says for each of the labels below whether it fits a text",
-        Kind::Regression => "predicts a number from a text",
+        Kind::Classification => format!("puts a {sample} into one of the classes below"),
+        Kind::MultiLabel => format!("says for each of the labels below whether it fits a {sample}"),
+        Kind::Regression => format!("predicts a number from a {sample}"),
     };
     line(card, format_args!("## Intended use\n"));
     match base {
@@ -368,8 +376,9 @@ fn limits(card: &mut String, run: &Run) {
     line(
         card,
         format_args!(
-            "- The numbers hold for data like the {} data; on other kinds of text nothing has been measured.",
-            run.result_split().map_or("training", run::Split::title)
+            "- The numbers hold for data like the {} data; on other kinds of {} nothing has been measured.",
+            run.result_split().map_or("training", run::Split::title),
+            if run.is_image() { "picture" } else { "text" }
         ),
     );
     if run.result_split() == Some(Split::Validation) {
@@ -401,7 +410,8 @@ fn limits(card: &mut String, run: &Run) {
         line(
             card,
             format_args!(
-                "- It always answers with the labels it was trained on, also for a text that fits none of them."
+                "- It always answers with the labels it was trained on, also for a {} that fits none of them.",
+                if run.is_image() { "picture" } else { "text" }
             ),
         );
     }
@@ -411,8 +421,57 @@ fn limits(card: &mut String, run: &Run) {
     }
 }
 
+/// A library of image models whose names an artifact's weights have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Library {
+    Timm,
+    Torchvision,
+}
+
+/// The library of an image model that is not Hugging Face's.
+fn image_library(run: &Run) -> Option<Library> {
+    let config = run.config.as_ref()?;
+    config.get("architecture")?;
+    let layout = config.get("retune").and_then(|retune| retune.get("layout")).and_then(Value::as_str);
+    Some(if layout == Some("timm") { Library::Timm } else { Library::Torchvision })
+}
+
+/// Python that loads the run folder with its own library.
+pub(crate) fn snippet(run: &Run) -> String {
+    let folder = Value::String(run.folder.to_string_lossy().into_owned());
+    let text = |key: &str| run.config.as_ref()?.get(key)?.as_str().map(str::to_owned);
+    let classes = run.config.as_ref().and_then(|config| config.get("num_classes")?.as_u64()).unwrap_or(0);
+    let make = match image_library(run) {
+        Some(Library::Timm) => format!(
+            "timm.create_model({:?}, num_classes={classes})",
+            text("architecture").unwrap_or_default()
+        ),
+        Some(Library::Torchvision) => {
+            format!(
+                "torchvision.models.get_model({:?}, num_classes={classes})",
+                text("architecture").unwrap_or_default()
+            )
+        }
+        None if run.is_image() => {
+            return format!(
+                "from transformers import pipeline\n\n\
+                 classify = pipeline(\"image-classification\", model={folder})\n\
+                 print(classify(\"picture.jpg\"))"
+            );
+        }
+        None => return transformers_snippet(run),
+    };
+    let library = make.split('.').next().unwrap_or_default();
+    format!(
+        "import {library}\nfrom pathlib import Path\nfrom safetensors.torch import load_file\n\n\
+         model = {make}.eval()\n\
+         model.load_state_dict(load_file(Path({folder}) / \"model.safetensors\"))\n\
+         # Sizes, mean, deviation and labels are in config.json."
+    )
+}
+
 /// Python that loads the run folder with `transformers`.
-pub(crate) fn transformers_snippet(run: &Run) -> String {
+fn transformers_snippet(run: &Run) -> String {
     let folder = Value::String(run.folder.to_string_lossy().into_owned());
     let answer = match run.kind() {
         Kind::Classification => "print(model.config.id2label[logits.argmax(-1).item()])",

@@ -26,6 +26,10 @@ pub struct PredictionRow {
     pub text: Option<String>,
     /// The second text of a pair.
     pub text_pair: Option<String>,
+    /// The picture's file.
+    pub image: Option<String>,
+    /// A small JPEG of the picture, relative to the folder of predictions.
+    pub thumbnail: Option<String>,
     /// A name, names or a number.
     pub target: Value,
     /// Likewise.

@@ -34,7 +34,7 @@ pub struct Run {
     pub damaged: Vec<String>,
 }
 
-/// Which of the three kinds of text task a run is.
+/// Which of the three kinds of task a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Classification,
@@ -106,6 +106,11 @@ impl Run {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether its samples are pictures.
+    pub(crate) fn is_image(&self) -> bool {
+        self.recipe_value("data.image_column").is_some()
     }
 
     /// The last part of the folder's path.

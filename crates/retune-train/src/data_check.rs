@@ -4,14 +4,18 @@
 
 use std::path::{Path, PathBuf};
 
+use retune_data::image::{ImageDataset, PictureOptions, check_pictures, open_pictures, split_folders};
 use retune_data::{
-    CheckOptions, DataError, DatasetOptions, Finding, OnMissing, ReadOptions, RoleOverrides, Roles, Severity,
-    Table, TargetKind, TextDataset, check_splits, check_table, infer_roles, read_table,
+    CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, Modality, OnBadRow, OnMissing,
+    ReadOptions, RoleOverrides, Roles, Severity, Table, TargetKind, TextDataset, check_splits, check_table,
+    infer_modality, read_table,
 };
 use serde::Serialize;
 
 use crate::TrainError;
-use crate::prepare::{read_options, role_overrides};
+use crate::prepare::{
+    available_threads, expand_folders, read_options, require_labels, role_overrides, roles_of, training_path,
+};
 use crate::recipe::{MissingPolicy, Recipe};
 use crate::trainee::Split;
 
@@ -45,9 +49,13 @@ pub struct FileSummary {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RoleSummary {
     /// The text.
-    pub text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// The second text of a pair.
     pub text_pair: Option<String>,
+    /// The picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The label columns.
     pub labels: Vec<String>,
     /// The identifier.
@@ -73,16 +81,55 @@ impl DataExamination {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// Reads a file; if its content is refused, the reasons are findings.
-    fn read(&mut self, path: &Path, options: &ReadOptions) -> Result<Option<Table>, TrainError> {
-        match read_table(path, options) {
-            Ok(table) => Ok(Some(table)),
+    /// Makes findings of the reasons for which a content is refused.
+    fn accept<T>(&mut self, result: Result<T, DataError>) -> Result<Option<T>, TrainError> {
+        match result {
+            Ok(value) => Ok(Some(value)),
             Err(DataError::Refused(findings)) => {
                 self.findings.extend(findings);
                 Ok(None)
             }
             Err(other) => Err(other.into()),
         }
+    }
+
+    /// Reads a file and finds its roles, or takes them from the training file; pictures are opened.
+    fn read(
+        &mut self,
+        path: &Path,
+        options: &ReadOptions,
+        overrides: &RoleOverrides,
+        training: Option<(&Table, &Roles)>,
+    ) -> Result<Option<(Table, Roles)>, TrainError> {
+        let Some(mut table) = self.accept(read_table(path, options))? else { return Ok(None) };
+        let roles = match training {
+            Some((train, roles)) => roles.in_table(train, &table, true)?,
+            None => {
+                let modality = match (overrides.modality, &overrides.text_column) {
+                    (Modality::Text, None) => infer_modality(&table),
+                    (given, _) => given,
+                };
+                roles_of(&table, &RoleOverrides { modality, ..overrides.clone() })?
+            }
+        };
+        if roles.modality == Modality::Image {
+            let threads = available_threads();
+            let listed = table.findings.len();
+            // What is broken is listed either way, and the others are looked at all the same.
+            let all = PictureOptions { on_bad_row: OnBadRow::Skip, threads, ..PictureOptions::default() };
+            if self.accept(open_pictures(&mut table, &roles, &all))?.is_none() {
+                self.findings.append(&mut table.findings);
+                return Ok(None);
+            }
+            if options.on_bad_row == OnBadRow::Refuse {
+                table.findings.retain(|finding| finding.code != "skipped-rows");
+                let found = table.findings[listed..].iter_mut();
+                found.filter(|finding| finding.severity == Severity::Warning).for_each(|finding| {
+                    finding.severity = Severity::Error;
+                });
+            }
+        }
+        Ok(Some((table, roles)))
     }
 
     /// Checks a table and adds its summary.
@@ -92,12 +139,17 @@ impl DataExamination {
         self.findings.extend(check_table(table, roles, &check));
         // Rows without text or label are findings already; the others are counted.
         let options = DatasetOptions { labels: None, on_missing: OnMissing::Drop };
-        let classes = match TextDataset::new(table.clone(), roles.clone(), &options) {
-            Ok(dataset) => {
-                let counts = dataset.class_counts();
-                let names = dataset.labels.names().iter().cloned();
-                names.zip(counts).map(|(label, rows)| ClassCount { label, rows }).collect()
+        let (table_, roles_) = (table.clone(), roles.clone());
+        let counted = match roles.modality {
+            Modality::Text => {
+                TextDataset::new(table_, roles_, &options).map(|dataset| class_counts(&dataset))
             }
+            Modality::Image => {
+                ImageDataset::from_pictures(table_, roles_, &options).map(|dataset| class_counts(&dataset))
+            }
+        };
+        let classes = match counted {
+            Ok(counts) => counts,
             Err(error) => {
                 let findings = error.findings().to_vec();
                 self.findings.extend(findings);
@@ -121,12 +173,18 @@ impl DataExamination {
     }
 }
 
+fn class_counts<E: Example>(dataset: &Dataset<E>) -> Vec<ClassCount> {
+    let names = dataset.labels.names().iter().cloned();
+    names.zip(dataset.class_counts()).map(|(label, rows)| ClassCount { label, rows }).collect()
+}
+
 impl RoleSummary {
     fn new(table: &Table, roles: &Roles) -> Self {
         let name = |column: usize| table.columns[column].clone();
         Self {
-            text: name(roles.content),
+            text: (roles.modality == Modality::Text).then(|| name(roles.content)),
             text_pair: roles.text_pair.map(name),
+            image: (roles.modality == Modality::Image).then(|| name(roles.content)),
             labels: roles.labels.iter().map(|&column| name(column)).collect(),
             id: roles.id.map(name),
             target_kind: roles.target_kind,
@@ -152,44 +210,37 @@ pub(crate) fn apply_missing_policy(findings: &mut [Finding], policy: MissingPoli
 /// # Errors
 /// If a file cannot be opened, or the recipe names columns that are not there.
 pub fn examine_recipe(recipe: &Recipe) -> Result<DataExamination, TrainError> {
-    let (options, overrides) = (read_options(recipe)?, role_overrides(recipe));
+    let mut recipe = recipe.clone();
+    expand_folders(&mut recipe, false)?;
+    let (options, mut overrides) = (read_options(&recipe)?, role_overrides(&recipe));
+    let names_pictures = recipe.data.image_column.is_some() || recipe.model.architecture.is_some();
+    if names_pictures || recipe.task.kind == "image-classification" {
+        overrides.modality = Modality::Image;
+    }
     let missing = recipe.data.missing_label;
-    let train_path =
-        recipe.data.train.as_deref().ok_or_else(|| {
-            TrainError::Setting("data.train is missing: name the file to train on".to_owned())
-        })?;
     let mut examination = DataExamination::default();
-    let train = match examination.read(Path::new(train_path), &options)? {
-        None => None,
-        Some(table) => {
-            let roles = infer_roles(&table, &overrides)?;
-            if roles.labels.is_empty() {
-                return Err(TrainError::Setting(format!(
-                    "{train_path} has no column that looks like a label; name it with data.label_column. Its columns \
-                     are {}",
-                    table.columns.join(", ")
-                )));
-            }
-            examination.add(Some(Split::Train), &table, &roles, missing);
-            Some((table, roles))
-        }
-    };
+    let train = examination.read(training_path(&recipe)?, &options, &overrides, None)?;
+    if let Some((table, roles)) = &train {
+        require_labels(table, roles)?;
+        examination.findings.extend(check_pictures((table, roles), None));
+        examination.add(Some(Split::Train), table, roles, missing);
+    }
     for (split, path) in [(Split::Validation, &recipe.data.validation), (Split::Test, &recipe.data.test)] {
         let Some(path) = path else { continue };
-        let Some(table) = examination.read(Path::new(path), &options)? else { continue };
-        let roles = match &train {
-            Some((train, roles)) => roles.in_table(train, &table, true)?,
-            None => infer_roles(&table, &overrides)?,
+        let training = train.as_ref().map(|(table, roles)| (table, roles));
+        let Some((table, roles)) = examination.read(Path::new(path), &options, &overrides, training)? else {
+            continue;
         };
-        if let Some((train, train_roles)) = &train {
-            examination.findings.extend(check_splits((train, train_roles), (&table, &roles)));
+        if let Some(training) = training {
+            examination.findings.extend(check_splits(training, (&table, &roles)));
+            examination.findings.extend(check_pictures(training, Some((&table, &roles))));
         }
         examination.add(Some(split), &table, &roles, missing);
     }
     Ok(examination.finish())
 }
 
-/// Examines one data file.
+/// Examines one data file, or a folder of pictures with its splits.
 ///
 /// # Errors
 /// If it cannot be opened, no column can be the text, or a column named is not there.
@@ -198,9 +249,16 @@ pub fn examine_file(
     options: &ReadOptions,
     overrides: &RoleOverrides,
 ) -> Result<DataExamination, TrainError> {
+    if path.is_dir()
+        && let Some([Some(_), ..]) = split_folders(path)?
+    {
+        let mut recipe = Recipe::default();
+        recipe.data.train = Some(path.display().to_string());
+        return examine_recipe(&recipe);
+    }
     let mut examination = DataExamination::default();
-    if let Some(table) = examination.read(path, options)? {
-        let roles = infer_roles(&table, overrides)?;
+    if let Some((table, roles)) = examination.read(path, options, overrides, None)? {
+        examination.findings.extend(check_pictures((&table, &roles), None));
         examination.add(None, &table, &roles, MissingPolicy::Refuse);
     }
     Ok(examination.finish())

@@ -7,7 +7,7 @@ use retune_tasks::metrics::{EvaluationOptions, EvaluationReport};
 use retune_tensor::Context;
 
 use crate::TrainError;
-use crate::trainee::{Split, Trainee};
+use crate::trainee::{Fetch, Split, Trainee};
 
 /// A split's logits and what was measured on them.
 #[derive(Clone, Debug)]
@@ -23,6 +23,9 @@ pub struct Evaluation {
 }
 
 /// Logits [samples, outputs] of the named samples, in evaluation mode. No sample's logits depend on `batch_size`.
+///
+/// # Errors
+/// If a sample cannot be read.
 pub fn evaluate_logits(
     context: &Context,
     store: &ParameterStore,
@@ -30,10 +33,13 @@ pub fn evaluate_logits(
     split: Split,
     samples: &[u32],
     batch_size: usize,
-) -> Vec<f32> {
+) -> Result<Vec<f32>, TrainError> {
     let trainable = Trainable::none(store);
     let mut logits = Vec::new();
-    for batch in samples.chunks(batch_size.max(1)) {
+    let mut batches = samples.chunks(batch_size.max(1)).peekable();
+    while let Some(batch) = batches.next() {
+        let next = batches.peek().map(|next| Fetch::evaluation(split, next));
+        trainee.fetch(&Fetch::evaluation(split, batch), next.as_ref())?;
         let mut forward = Forward::new(Environment {
             context: context.clone(),
             store,
@@ -43,7 +49,7 @@ pub fn evaluate_logits(
         });
         logits.extend_from_slice(trainee.logits(&mut forward, split, batch, 0).tensor().values());
     }
-    logits
+    Ok(logits)
 }
 
 /// Evaluates a whole split.
@@ -57,7 +63,7 @@ pub(crate) fn evaluate(
     options: &EvaluationOptions,
 ) -> Result<Evaluation, TrainError> {
     let samples: Vec<u32> = (0..trainee.samples(split) as u32).collect();
-    let logits = evaluate_logits(context, store, trainee, split, &samples, batch_size);
+    let logits = evaluate_logits(context, store, trainee, split, &samples, batch_size)?;
     let targets: Vec<_> = samples.iter().map(|&sample| trainee.target(split, sample)).collect();
     Evaluation::measure(context, task, &targets, logits, options)
 }

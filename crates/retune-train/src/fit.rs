@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use retune_checkpoint::ensure_space;
-use retune_data::{Severity, Target, TextDataset};
+use retune_data::{Severity, Target};
 use retune_nn::{Optimizer, OptimizerConfig, ParameterStore, Trainable};
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, fit_temperature};
 use retune_tasks::{ClassificationTask, ProblemType};
@@ -15,12 +15,13 @@ use serde_json::{Map, Value, json};
 use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
+use crate::image_artifact::ImageArtifact;
+use crate::modality::ModalTrainee;
 use crate::plan::disk_bytes;
 use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
 use crate::recipe::Recipe;
 use crate::run_folder::LogFile;
 use crate::state::{Progress, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement};
-use crate::text::TextTrainee;
 use crate::trainee::{Split, Trainee};
 use crate::trainer::{LossFunction, Outcome, StopFlag, Trainer, metric_values};
 use crate::{RunFolder, TrainError};
@@ -119,7 +120,7 @@ pub fn resume(
     let prepare_options = PrepareOptions {
         isa: Some(isa),
         fold: lock.lock.fold,
-        model_directory: directory.is_dir().then_some(directory),
+        model_directory: directory.exists().then_some(directory),
         resolve: options.prepare.resolve.clone(),
     };
     let prepared = {
@@ -291,7 +292,7 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
         isa: prepared.context.kernels().map_or_else(String::new, |cpu| cpu.isa().to_string()),
         threads: context_threads(&prepared.context),
         model: prepared.recipe.model.name_or_path.clone(),
-        task: prepared.recipe.task.kind.clone(),
+        task: task_name(prepared),
         train_samples: trainee.samples(Split::Train),
         eval_samples: trainee.samples(Split::Validation),
         test_samples: trainee.samples(Split::Test),
@@ -334,6 +335,14 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
         ));
     }
     Ok(())
+}
+
+/// The recipe's task; for pictures what `auto` found, which the report needs to know.
+fn task_name(prepared: &Prepared) -> String {
+    match &prepared.trainee {
+        ModalTrainee::Text(_) => prepared.recipe.task.kind.clone(),
+        image => image.task_name().to_owned(),
+    }
 }
 
 /// What the head answered before training, kept from the beginning of the run for its report.
@@ -441,7 +450,7 @@ fn mean_loss(progress: &Progress) -> f64 {
     progress.loss_sum / progress.step.max(1) as f64
 }
 
-fn split_targets(trainee: &TextTrainee, split: Split) -> Vec<&Target> {
+fn split_targets(trainee: &ModalTrainee, split: Split) -> Vec<&Target> {
     (0..trainee.samples(split) as u32).map(|sample| trainee.target(split, sample)).collect()
 }
 
@@ -505,33 +514,34 @@ fn no_better_than_majority(report: &EvaluationReport) -> Option<(f64, f64)> {
 /// One row per sample: target, prediction, scores, loss and the source's columns.
 fn write_predictions(
     folder: &RunFolder,
-    trainee: &TextTrainee,
+    trainee: &ModalTrainee,
     task: &ClassificationTask,
     split: Split,
     evaluation: &Evaluation,
 ) -> Result<(), TrainError> {
     let predictions = folder.path("predictions");
     std::fs::create_dir_all(&predictions).map_err(TrainError::io(&predictions))?;
-    let dataset = &trainee.splits[&split].dataset;
+    let thumbnails = write_thumbnails(&predictions, trainee, split, &evaluation.losses)?;
     let path = predictions.join(format!("{}.jsonl", split.name()));
     retune_checkpoint::write_atomic(&path, |file| {
-        let rows = evaluation.logits.chunks(task.outputs()).zip(&dataset.examples).zip(&evaluation.losses);
-        for (index, ((logits, example), loss)) in rows.enumerate() {
+        let rows = evaluation.logits.chunks(task.outputs()).zip(&evaluation.losses);
+        for (index, (logits, loss)) in rows.enumerate() {
             let mut prediction = task.prediction(logits);
-            let row = json!({
-                "id": id_of(dataset, index),
-                "line": example.line,
-                "file": dataset.path().display().to_string(),
-                "text": example.text,
-                "text_pair": example.text_pair,
-                "target": task.target_json(&example.target),
-                "prediction": prediction.shift_remove("label"),
-                "score": prediction.shift_remove("score"),
-                "scores": prediction.shift_remove("scores"),
-                "logits": logits,
-                "loss": loss,
-                "columns": dataset.source_columns(index),
-            });
+            let mut row = trainee.source_row(split, index);
+            let columns = row.shift_remove("columns");
+            if let Some(name) = thumbnails.get(&index) {
+                row.insert("thumbnail".to_owned(), json!(name));
+            }
+            let answer = [
+                ("target", task.target_json(trainee.target(split, index as u32))),
+                ("prediction", json!(prediction.shift_remove("label"))),
+                ("score", json!(prediction.shift_remove("score"))),
+                ("scores", json!(prediction.shift_remove("scores"))),
+                ("logits", json!(logits)),
+                ("loss", json!(loss)),
+                ("columns", json!(columns)),
+            ];
+            row.extend(answer.map(|(name, value)| (name.to_owned(), value)));
             serde_json::to_writer(&mut *file, &row)?;
             file.write_all(b"\n")?;
         }
@@ -540,10 +550,29 @@ fn write_predictions(
     Ok(())
 }
 
-/// The value of the id column, else the row's number.
-fn id_of(dataset: &TextDataset, index: usize) -> Value {
-    let id = dataset.roles().id.and_then(|column| dataset.source_value(index, column));
-    id.map_or_else(|| json!(dataset.examples[index].id), |value| value.to_json())
+/// Pictures of a split that the report can show.
+const THUMBNAILS: usize = 32;
+
+/// Writes small copies of the pictures with the greatest losses; their names by sample.
+fn write_thumbnails(
+    predictions: &Path,
+    trainee: &ModalTrainee,
+    split: Split,
+    losses: &[f32],
+) -> Result<BTreeMap<usize, String>, TrainError> {
+    let Some(image) = trainee.image() else { return Ok(BTreeMap::new()) };
+    let folder = predictions.join("thumbnails");
+    std::fs::create_dir_all(&folder).map_err(TrainError::io(&folder))?;
+    let mut worst: Vec<usize> = (0..losses.len()).collect();
+    worst.sort_by(|&a, &b| losses[b].total_cmp(&losses[a]));
+    let mut names = BTreeMap::new();
+    for &index in worst.iter().take(THUMBNAILS) {
+        let Some(bytes) = image.thumbnail(split, index) else { continue };
+        let name = format!("{}-{index:06}.jpg", split.name());
+        retune_checkpoint::write_atomic(&folder.join(&name), |file| file.write_all(&bytes))?;
+        names.insert(index, format!("thumbnails/{name}"));
+    }
+    Ok(names)
 }
 
 /// Samples that certificates compare.
@@ -566,8 +595,8 @@ fn write_artifact(
         evaluate_logits(context, store, trainee, split, &samples, batch_size)
     };
     let outputs = task.outputs();
-    let trained = logits(&trainer.store, recipe.train.per_device_eval_batch_size);
-    let alone = logits(&trainer.store, 1);
+    let trained = logits(&trainer.store, recipe.train.per_device_eval_batch_size)?;
+    let alone = logits(&trainer.store, 1)?;
     let mut certificates =
         vec![Certificate::compare("evaluated one sample at a time", outputs, &trained, &alone)];
     if certificates[0].max_logit_difference > 0.0 {
@@ -576,14 +605,27 @@ fn write_artifact(
             "logits of a sample depend on the batch it is in; please report this",
         ));
     }
-    let mut store = trainer.store.clone();
-    if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
-        store = merge_adapters(cpu, &trainee.model, &trainer.store);
-        certificates.push(Certificate::compare("adapters merged", outputs, &trained, &logits(&store, 8)));
-        let base = &recipe.model.name_or_path;
-        write_adapter(folder, &trainer.store, &trainee.model, lora, base)?;
+    match trainee {
+        ModalTrainee::Text(text) => {
+            let mut store = trainer.store.clone();
+            if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
+                store = merge_adapters(cpu, &text.model, &trainer.store);
+                let merged = logits(&store, 8)?;
+                certificates.push(Certificate::compare("adapters merged", outputs, &trained, &merged));
+                let base = &recipe.model.name_or_path;
+                write_adapter(folder, &trainer.store, &text.model, lora, base)?;
+            }
+            let config =
+                ArtifactConfig { base: &prepared.config, model: &text.model, task, recipe, temperature };
+            config.write(folder, &store, &prepared.model_directory)?;
+        }
+        ModalTrainee::Image(image) => {
+            let artifact = ImageArtifact { trainee: image, task, temperature };
+            artifact.write(folder, &trainer.store, &prepared.model_directory)?;
+            if let Some(certificate) = artifact.certify(context, folder, (split, &samples), &trained)? {
+                certificates.push(certificate);
+            }
+        }
     }
-    let config = ArtifactConfig { base: &prepared.config, model: &trainee.model, task, recipe, temperature };
-    config.write(folder, &store, &prepared.model_directory)?;
     Ok(certificates)
 }

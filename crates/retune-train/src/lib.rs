@@ -11,6 +11,11 @@ mod error;
 mod evaluate;
 mod event;
 mod fit;
+mod image;
+mod image_artifact;
+mod image_predict;
+mod modal_predict;
+mod modality;
 mod plan;
 mod predict;
 mod prepare;
@@ -30,15 +35,20 @@ pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
 pub use fit::{FitOptions, RunSummary, fit, resume};
+pub use image::{ImageTrainee, ImageViews};
+pub use image_predict::ImagePredictor;
+pub use modal_predict::{ModalPredictor, ReadData};
+pub use modality::{ModalTrainee, SplitSummary};
 pub use plan::{
     RunPlan, StageMemory, StagePlan, StepCost, disk_bytes, measure_evaluation, measure_step, plan_run,
     stage_memory, stage_steps, steps_per_epoch,
 };
 pub use predict::{PredictOptions, Predictor};
-pub use prepare::{PrepareOptions, Prepared, prepare, read_options};
+pub use prepare::{PrepareOptions, Prepared, expand_folders, prepare, preprocessor_of, read_options};
 pub use recipe::Recipe;
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
 pub use stages::{Stage, plan_stages};
-pub use trainee::{Split, Trainee};
+pub use text::{TextSplit, TextTrainee};
+pub use trainee::{Fetch, Split, Trainee};
 pub use trainer::{LossFunction, Outcome, StopFlag, Trainer};

@@ -3,6 +3,7 @@
 //! Names are Hugging Face's. Every field is documented in [`keys`], from which `docs/recipe.md` is made; reading, with
 //! its errors by line, is in [`parse`]. Nothing here opens a data file or knows a model.
 
+mod augmentation;
 mod check;
 mod error;
 pub mod keys;
@@ -17,11 +18,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use augmentation::{AugmentationSection, TestTime};
 pub use error::RecipeError;
 pub use places::Places;
 pub use reference::render_reference;
 pub use sections::{
-    BadRowPolicy, ClassWeights, DataSection, Method, MissingPolicy, ModelSection, OneOrMore,
+    BadRowPolicy, Channels, ClassWeights, DataSection, Method, MissingPolicy, ModelSection, OneOrMore,
     OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection, StageSection, StrategySection,
     TaskSection, TrainSection,
 };
@@ -35,6 +37,9 @@ pub struct Recipe {
     pub model: ModelSection,
     /// `[data]`: files, columns, and what to do with rows that do not fit.
     pub data: DataSection,
+    /// `[augmentation]`: random views of training pictures.
+    #[serde(skip_serializing_if = "AugmentationSection::is_default")]
+    pub augmentation: AugmentationSection,
     /// `[task]`: what is learned.
     pub task: TaskSection,
     /// `[strategy]`: what trains, when, at which share of the learning rate.

@@ -26,7 +26,7 @@ use crate::state::{
     Best, Progress, Snapshot, Unlogged, list_checkpoints, read_checkpoint, read_parameters,
     rotate_checkpoints, write_parameters,
 };
-use crate::trainee::{Split, Trainee};
+use crate::trainee::{Fetch, Split, Trainee};
 use crate::{RunFolder, TrainError};
 
 /// Asks a run to stop at the next step. Shared with a signal handler or another thread.
@@ -269,6 +269,7 @@ impl Trainer<'_> {
         let train = &self.recipe.train;
         let accumulation = train.gradient_accumulation_steps;
         let first = (self.progress.stage_step % run.steps_per_epoch) as usize * accumulation;
+        let randomness = Randomness { seed: train.seed, step: self.progress.step };
         let micro_batches: Vec<Vec<u32>> = (first..(first + accumulation).min(batches.batches()))
             .map(|index| batches.batch(index))
             .collect();
@@ -280,15 +281,25 @@ impl Trainer<'_> {
         gradients.clear();
         let mut done = StepDone::default();
         let mut buffer_updates = Vec::with_capacity(micro_batches.len());
-        for samples in &micro_batches {
+        // Of the step that follows in this epoch.
+        let after = batches.batch(first + accumulation);
+        for (index, samples) in micro_batches.iter().enumerate() {
             if self.stop.is_set() && done.samples > 0 {
                 return Ok(None);
             }
+            let batch = Fetch::training(samples, done.samples as u32, randomness);
+            let next = match micro_batches.get(index + 1) {
+                Some(next) => {
+                    Fetch::training(next, batch.first_occurrence + samples.len() as u32, randomness)
+                }
+                None => Fetch::training(&after, 0, Randomness { step: randomness.step + 1, ..randomness }),
+            };
+            self.trainee.fetch(&batch, Some(&next))?;
             let mut forward = Forward::new(Environment {
                 context: self.context.clone(),
                 store: &self.store,
                 trainable: &run.trainable,
-                randomness: Some(Randomness { seed: train.seed, step: self.progress.step }),
+                randomness: Some(randomness),
                 gradient_checkpointing: train.gradient_checkpointing,
             });
             let logits = self.trainee.logits(&mut forward, Split::Train, samples, done.samples as u32);

@@ -38,11 +38,13 @@ pub enum DataCommand {
   retune data check reviews.csv
   retune data check reviews.csv --text-column review --label-column stars
   retune data check recipe.toml
+  retune data check folder/of/pictures
   retune data check recipe.toml data.on_bad_row=skip
 
 Exit code: 0 if a fit would take the data, 3 if it would refuse it.")]
 pub struct Check {
-    /// A data file (CSV, TSV, JSON Lines, Parquet), or a recipe (.toml) to check all of its files.
+    /// A data file (CSV, TSV, JSON Lines, Parquet), a folder of pictures, or a recipe (.toml) to check all of its
+    /// files.
     #[arg(value_name = "FILE_OR_RECIPE")]
     pub path: PathBuf,
     /// Changes to the recipe.
@@ -129,7 +131,7 @@ fn file_text(file: &FileSummary) -> String {
     let mut text = format!(
         "{}: {}, columns {}",
         file.path.display(),
-        counted(file.rows, "row"),
+        counted(file.rows, if file.roles.image.is_some() { "picture" } else { "row" }),
         file.columns.join(", ")
     );
     for reason in &file.roles.reasons {

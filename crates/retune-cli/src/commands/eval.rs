@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use retune::data::{Target, TextDataset};
+use retune::data::Target;
 use retune::tasks::ProblemType;
 use retune::tasks::metrics::{
     Bootstrap, Comparison, EvaluationOptions, EvaluationReport, Verdict, compare_classification,
     compare_multi_label, compare_regression,
 };
-use retune::train::{Evaluation, Predictor};
+use retune::train::{Evaluation, ModalPredictor, ReadData};
 use serde_json::{Value, json};
 
 use super::predict::{all_logits, data_recipe, open, require_model};
@@ -43,8 +43,8 @@ pub struct Eval {
 }
 
 struct Measured {
-    predictor: Predictor,
-    dataset: TextDataset,
+    predictor: ModalPredictor,
+    data: ReadData,
     evaluation: Evaluation,
 }
 
@@ -70,7 +70,7 @@ pub fn run(arguments: &Eval) -> Result<ExitCode, Failure> {
         "{} on {} ({} rows)",
         arguments.model.display(),
         data.display(),
-        first.dataset.len()
+        first.data.len()
     ));
     print_report(&first.evaluation);
     if let (Some(comparison), Some(against)) = (&comparison, against) {
@@ -92,7 +92,15 @@ fn data_of(model: &Path, data: Option<&Path>) -> Result<(PathBuf, Vec<String>), 
             Failure::usage(format!("{} records no test data; name a file with --data", model.display()))
         })?,
     };
-    let kept = ["text_column", "text_pair_column", "label_separator", "encoding", "format", "delimiter"];
+    let kept = [
+        "text_column",
+        "text_pair_column",
+        "image_column",
+        "label_separator",
+        "encoding",
+        "format",
+        "delimiter",
+    ];
     let mut overrides: Vec<String> =
         kept.iter().filter_map(|key| Some(format!("data.{key}={}", Value::String(named(key)?)))).collect();
     for key in ["has_header", "columns", "label_column"] {
@@ -106,17 +114,17 @@ fn data_of(model: &Path, data: Option<&Path>) -> Result<(PathBuf, Vec<String>), 
 fn measure(model: &Path, data: &Path, overrides: &[String], batch_size: usize) -> Result<Measured, Failure> {
     let recipe = data_recipe(model, data, overrides)?;
     let predictor = open(model, &recipe, overrides)?;
-    let dataset = predictor.read(&recipe, data, true)?;
-    if dataset.examples.iter().any(|example| example.target == Target::None) {
+    let read = predictor.read(&recipe, data, true)?;
+    if read.targets().into_iter().any(|target| *target == Target::None) {
         return Err(Failure::usage(format!(
             "{}: no label column; name it with label_column=NAME",
             data.display()
         )));
     }
-    let logits = all_logits(&predictor, &dataset, batch_size)?;
+    let logits = all_logits(&predictor, &read, batch_size)?;
     let options = EvaluationOptions { temperature: predictor.temperature(), ..EvaluationOptions::default() };
-    let evaluation = predictor.measure(&dataset, &logits, &options)?;
-    Ok(Measured { predictor, dataset, evaluation })
+    let evaluation = predictor.measure(&read, &logits, &options)?;
+    Ok(Measured { predictor, data: read, evaluation })
 }
 
 fn compare(first: &Measured, second: &Measured) -> Result<Comparison, Failure> {
@@ -129,7 +137,7 @@ fn compare(first: &Measured, second: &Measured) -> Result<Comparison, Failure> {
     let bootstrap = Bootstrap::default();
     let metric = task.default_metric();
     let table = |measured: &Measured| {
-        let targets: Vec<&Target> = measured.dataset.examples.iter().map(|example| &example.target).collect();
+        let targets: Vec<&Target> = measured.data.targets();
         (targets.into_iter().cloned().collect::<Vec<_>>(), measured.evaluation.logits.clone())
     };
     let ((targets, logits), (_, other_logits)) = (table(first), table(second));

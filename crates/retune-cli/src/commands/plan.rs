@@ -6,7 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use retune::checkpoint::available_space;
 use retune::data::Severity;
-use retune::train::{Event, Prepared, RunPlan, Split, StagePlan, gemm_rate, plan_run, prepare};
+use retune::data::image::PictureFacts;
+use retune::train::{
+    Event, ImageTrainee, Prepared, RunPlan, Split, SplitSummary, StagePlan, TextTrainee, gemm_rate, plan_run,
+    prepare,
+};
 use serde_json::{Map, Value, json};
 
 use super::fit::prepare_options;
@@ -53,6 +57,37 @@ pub fn run(arguments: &Plan) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How pictures become inputs, and how many there are.
+fn pictures(trainee: &ImageTrainee) -> String {
+    let mut table = Table::new([
+        ("split", Align::Left),
+        ("pictures", Align::Right),
+        ("smallest", Align::Right),
+        ("largest", Align::Right),
+        ("data", Align::Left),
+    ]);
+    for (split, dataset) in &trainee.splits {
+        let sizes = || dataset.examples.iter().filter_map(|example| example.picture.facts);
+        let shown = |facts: Option<PictureFacts>| {
+            facts.map_or_else(String::new, |facts| format!("{} × {}", facts.width, facts.height))
+        };
+        table.row([
+            split.name().to_owned(),
+            count(dataset.len()),
+            shown(sizes().min_by_key(|facts| facts.width * facts.height)),
+            shown(sizes().max_by_key(|facts| facts.width * facts.height)),
+            dataset.path().display().to_string(),
+        ]);
+    }
+    let preprocessor = &trainee.views.preprocessor;
+    let channels = match preprocessor.channels() {
+        1 => "grey",
+        3 => "RGB",
+        _ => "RGBA",
+    };
+    format!("{table}\ninputs of {0} × {0} pixels, {channels}", preprocessor.size)
+}
+
 /// Everything that is shown.
 struct Sheet<'a> {
     prepared: &'a Prepared,
@@ -95,7 +130,7 @@ impl<'a> Sheet<'a> {
         format::fields(&[
             ("model", recipe.model.name_or_path.clone()),
             ("folder", model_directory.display().to_string()),
-            ("family", trainee.model.family().model_type.to_owned()),
+            ("family", trainee.model_name().to_owned()),
             (
                 "parameters",
                 format!("{} in {}", count(store.elements()), counted(store.groups().len(), "layer group")),
@@ -107,6 +142,19 @@ impl<'a> Sheet<'a> {
     }
 
     fn data_text(&self) -> String {
+        let mut text = match (self.prepared.trainee.text(), self.prepared.trainee.image()) {
+            (Some(trainee), _) => self.texts(trainee),
+            (None, Some(trainee)) => pictures(trainee),
+            (None, None) => String::new(),
+        };
+        for reason in &self.prepared.reasons {
+            text.push_str("\n  ");
+            text.push_str(reason);
+        }
+        text
+    }
+
+    fn texts(&self, trainee: &TextTrainee) -> String {
         let mut table = Table::new([
             ("split", Align::Left),
             ("rows", Align::Right),
@@ -117,7 +165,7 @@ impl<'a> Sheet<'a> {
             ("cut", Align::Right),
             ("file", Align::Left),
         ]);
-        for (split, text_split) in &self.prepared.trainee.splits {
+        for (split, text_split) in &trainee.splits {
             let report = &text_split.encoded.report;
             table.row([
                 split.name().to_owned(),
@@ -133,22 +181,17 @@ impl<'a> Sheet<'a> {
         let data = &self.prepared.recipe.data;
         let policy = serde_json::to_value(data.over_length).ok();
         let policy = policy.as_ref().and_then(Value::as_str).unwrap_or_default();
-        let mut text = format!(
+        format!(
             "{table}\nlengths in tokens; longer than max_length = {}: over_length = \"{policy}\"",
             count(data.max_length.unwrap_or(0)),
-        );
-        for reason in &self.prepared.reasons {
-            text.push_str("\n  ");
-            text.push_str(reason);
-        }
-        text
+        )
     }
 
     /// Rows of each class in each split.
     fn classes_table(&self) -> Option<Table> {
-        let splits = &self.prepared.trainee.splits;
+        let summaries = self.prepared.trainee.summaries();
         let counts: Vec<(Split, Vec<usize>)> =
-            splits.iter().map(|(&split, data)| (split, data.dataset.class_counts())).collect();
+            summaries.into_iter().map(|summary| (summary.split, summary.class_counts)).collect();
         if counts.iter().all(|(_, counts)| counts.is_empty()) {
             return None;
         }
@@ -188,8 +231,9 @@ impl<'a> Sheet<'a> {
             ]);
         }
         let train = &recipe.train;
+        let unit = if self.prepared.trainee.text().is_some() { "tokens" } else { "pictures" };
         format!(
-            "strategy {}\n{table}\n{} per epoch, {} in all; {} a batch, {} a step, {} tokens an epoch",
+            "strategy {}\n{table}\n{} per epoch, {} in all; {} a batch, {} a step, {} {unit} an epoch",
             recipe.strategy.method.name(),
             counted(self.plan.steps_per_epoch as usize, "step"),
             count(self.plan.total_steps as usize),
@@ -216,10 +260,13 @@ impl<'a> Sheet<'a> {
         }
         let largest = self.plan.stages.iter().map(|stage| &stage.cost).max_by_key(|cost| cost.tokens);
         let batch = largest.map_or_else(String::new, |cost| {
+            let tokens = match self.prepared.trainee.text() {
+                Some(_) => format!(", {}", counted(cost.tokens as usize, "token")),
+                None => String::new(),
+            };
             format!(
-                "\nactivations at their peak, in the longest batch that can be met: {}, {}",
+                "\nactivations at their peak, in the longest batch that can be met: {}{tokens}",
                 counted(cost.samples, "sample"),
-                counted(cost.tokens as usize, "token")
             )
         });
         format!("{table}{batch}")
@@ -268,16 +315,15 @@ impl<'a> Sheet<'a> {
             recipe, model_directory, store, trainee, task, load_report, findings, reasons, ..
         } = self.prepared;
         let mut data = Map::new();
-        for (split, text_split) in &trainee.splits {
+        for SplitSummary { split, path, samples, class_counts } in trainee.summaries() {
             let labels = task.labels.names().iter().cloned();
-            let counts = text_split.dataset.class_counts().into_iter().map(Value::from);
-            let classes: Map<String, Value> = labels.zip(counts).collect();
-            let summary = json!({
-                "file": text_split.dataset.path().display().to_string(),
-                "rows": text_split.dataset.len(),
-                "classes": classes,
-                "lengths": serde_json::to_value(&text_split.encoded.report).map_err(Failure::other)?,
-            });
+            let classes: Map<String, Value> = labels.zip(class_counts.into_iter().map(Value::from)).collect();
+            let mut summary =
+                json!({ "file": path.display().to_string(), "rows": samples, "classes": classes });
+            if let Some(text) = trainee.text() {
+                let report = &text.splits[&split].encoded.report;
+                summary["lengths"] = serde_json::to_value(report).map_err(Failure::other)?;
+            }
             data.insert(split.name().to_owned(), summary);
         }
         let in_json = |result: serde_json::Result<Value>| result.map_err(Failure::other);
@@ -285,7 +331,7 @@ impl<'a> Sheet<'a> {
             "model": {
                 "name_or_path": recipe.model.name_or_path,
                 "directory": model_directory.display().to_string(),
-                "model_type": trainee.model.family().model_type,
+                "model_type": trainee.model_name(),
                 "parameters": store.elements(),
                 "load_report": in_json(serde_json::to_value(load_report))?,
             },

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use retune::checkpoint::write_atomic;
-use retune::data::TextDataset;
-use retune::train::{PredictOptions, Predictor, Recipe, TrainError};
+use retune::train::{ModalPredictor, PredictOptions, ReadData, Recipe, TrainError};
 use serde_json::{Map, Value, json};
 
 use crate::console::{Failure, Progress, print_line};
@@ -16,13 +15,16 @@ use crate::console::{Failure, Progress, print_line};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   retune predict --model runs/support-tickets --data new.csv --output answers.jsonl
-  retune predict --model runs/support-tickets --data new.csv --output answers.jsonl --logits max_length=512")]
+  retune predict --model runs/support-tickets --data new.csv --output answers.jsonl --logits max_length=512
+  retune predict --model runs/ants-bees --data folder/of/pictures --output answers.jsonl
+  retune predict --model weights.pth model.architecture=resnet18 --data pictures.csv --logits")]
 pub struct Predict {
-    /// The model: a run folder, or any folder with a fine-tuned model.
+    /// The model: a run folder, any folder with a fine-tuned model, or a file of image weights (with
+    /// model.architecture).
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
-    /// The data: CSV, TSV, JSON Lines or Parquet; labels are not needed.
-    #[arg(long, value_name = "FILE")]
+    /// The data: CSV, TSV, JSON Lines, Parquet, or a folder of pictures; labels are not needed.
+    #[arg(long, value_name = "DATA")]
     pub data: PathBuf,
     /// Where the answers go, one JSON object a row; standard output if absent.
     #[arg(long, value_name = "FILE")]
@@ -58,16 +60,16 @@ pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
     } else {
         1.0
     };
-    let dataset = predictor.read(&recipe, &arguments.data, false)?;
-    for finding in &dataset.findings {
+    let data = predictor.read(&recipe, &arguments.data, false)?;
+    for finding in data.findings() {
         eprintln!("{finding}");
     }
-    let logits = all_logits(&predictor, &dataset, arguments.batch_size)?;
+    let logits = all_logits(&predictor, &data, arguments.batch_size)?;
     let outputs = predictor.task().outputs();
     let mut rows = logits.chunks(outputs).enumerate().map(|(index, logits)| {
         let scaled: Vec<f32> = logits.iter().map(|&logit| (f64::from(logit) / temperature) as f32).collect();
         let answer = predictor.task().prediction(&scaled);
-        let mut row = beside(dataset.source_columns(index), answer);
+        let mut row = beside(data.source_columns(index), answer);
         if arguments.logits {
             row.insert("logits".to_owned(), json!(logits));
         }
@@ -78,9 +80,9 @@ pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
             write_atomic(path, |file| rows.try_for_each(|row| writeln!(file, "{row}")))
                 .map_err(Failure::other)?;
             if arguments.json {
-                print_line(json!({ "rows": dataset.len(), "output": path.to_string_lossy() }));
+                print_line(json!({ "rows": data.len(), "output": path.to_string_lossy() }));
             } else {
-                eprintln!("{} rows answered, written to {}", dataset.len(), path.display());
+                eprintln!("{} rows answered, written to {}", data.len(), path.display());
             }
         }
         None => rows.for_each(print_line),
@@ -109,16 +111,16 @@ pub fn data_recipe(model: &Path, data: &Path, overrides: &[String]) -> Result<Re
     Recipe::parse("", "command line", &all).map_err(|error| TrainError::from(error).into())
 }
 
-/// Refuses a path that is no folder.
+/// Refuses a path that is neither a folder nor a file of weights.
 pub fn require_model(model: &Path) -> Result<(), Failure> {
-    if model.is_dir() {
+    if model.exists() {
         return Ok(());
     }
     Err(Failure::usage(format!("{}: no such model folder", model.display())))
 }
 
 /// Opens a model; settings of the command line win over those it was trained with.
-pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Predictor, Failure> {
+pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<ModalPredictor, Failure> {
     let sets = |key: &str| {
         overrides.iter().filter_map(|text| text.split_once('=')).any(|(name, _)| name.trim().ends_with(key))
     };
@@ -131,24 +133,18 @@ pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Predi
         features_only: false,
     };
     require_model(model)?;
-    Ok(Predictor::open(model, &options)?)
+    Ok(ModalPredictor::open(model, recipe, &options)?)
 }
 
 /// Logits of all rows, [rows, outputs], with progress on a terminal.
 pub fn all_logits(
-    predictor: &Predictor,
-    dataset: &TextDataset,
+    predictor: &ModalPredictor,
+    data: &ReadData,
     batch_size: usize,
 ) -> Result<Vec<f32>, Failure> {
-    let encoded = predictor.encode_dataset(dataset)?;
-    if encoded.report.truncated > 0 {
-        eprintln!("warning: {}", encoded.report);
+    if let Some(truncation) = data.truncation() {
+        eprintln!("warning: {truncation}");
     }
-    let progress = Progress::new(dataset.len() as u64, "rows");
-    let mut logits = Vec::with_capacity(dataset.len() * predictor.task().outputs());
-    for batch in encoded.encodings.chunks(batch_size.max(1)) {
-        logits.extend(predictor.logits(&batch.iter().collect::<Vec<_>>()));
-        progress.advance(batch.len() as u64);
-    }
-    Ok(logits)
+    let progress = Progress::new(data.len() as u64, "rows");
+    Ok(predictor.logits(data, batch_size, |done| progress.advance(done as u64))?)
 }

@@ -1,8 +1,10 @@
-//! The program as a user runs it, on a tiny BERT with random weights: run folders, answers, exit codes, kill and resume.
+//! The program as a user runs it, on a tiny BERT and a small ResNet with random weights: run folders, answers, exit codes, kill and resume.
 //! Every test works in a temporary folder of its own, offline.
 
 mod artifact;
 mod equivalence;
+#[cfg(unix)]
+mod images;
 mod refusals;
 mod strategies;
 mod tasks;

@@ -23,17 +23,17 @@ const LONG_RUN: &[&str] = &[
     "schedule.warmup_ratio=0.1",
 ];
 
-fn start(workspace: &Workspace, arguments: &[&str]) -> Child {
+pub fn start(workspace: &Workspace, arguments: &[&str]) -> Child {
     workspace.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn start_fit(workspace: &Workspace, folder: &str, overrides: &[&str]) -> Child {
+pub fn start_fit(workspace: &Workspace, folder: &str, overrides: &[&str]) -> Child {
     let output = format!("output_dir={folder}");
     start(workspace, &[&["fit", "recipe.toml", output.as_str()], overrides].concat())
 }
 
 /// The last step in the log so far, and whether training is over.
-fn standing(workspace: &Workspace, folder: &str) -> (u64, bool) {
+pub fn standing(workspace: &Workspace, folder: &str) -> (u64, bool) {
     let log = std::fs::read_to_string(workspace.path(folder).join("log.jsonl")).unwrap_or_default();
     let events: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let step =
@@ -42,7 +42,7 @@ fn standing(workspace: &Workspace, folder: &str) -> (u64, bool) {
 }
 
 /// Waits until the log shows `reached`, or the program ended of itself.
-fn wait_until(child: &mut Child, mut reached: impl FnMut() -> bool) {
+pub fn wait_until(child: &mut Child, mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(300);
     while !reached() && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the run makes no progress");
@@ -52,7 +52,7 @@ fn wait_until(child: &mut Child, mut reached: impl FnMut() -> bool) {
 
 /// What must be equal in two runs, whatever interrupted one of them.
 #[track_caller]
-fn assert_same_run(workspace: &Workspace, expected: &str, actual: &str) {
+pub fn assert_same_run(workspace: &Workspace, expected: &str, actual: &str) {
     let last = |folder: &str| {
         let entries = std::fs::read_dir(workspace.path(folder).join("checkpoints")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

@@ -1,5 +1,9 @@
 //! A decoded picture: 8-bit samples, channels interleaved.
 
+use ::image::ImageEncoder;
+
+use super::resize::{Interpolation, Region, resize};
+
 /// Pixels of 1 (grey), 3 (RGB) or 4 (RGBA) channels, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
@@ -96,6 +100,20 @@ impl Pixels {
             (top, bottom) = (top + 1, bottom - 1);
         }
     }
+}
+
+/// Bytes of a JPEG file with the picture scaled down to at most `longest` pixels a side, or as it is if it is smaller.
+pub fn thumbnail(pixels: &Pixels, longest: usize) -> Option<Vec<u8>> {
+    let scale = (longest as f64 / pixels.width.max(pixels.height) as f64).min(1.0);
+    let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
+    let (width, height) = (side(pixels.width), side(pixels.height));
+    let small =
+        resize(pixels, Region::whole(pixels), width, height, Interpolation::Bilinear).with_channels(3);
+    let mut bytes = Vec::new();
+    let encoder = ::image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 85);
+    let written =
+        encoder.write_image(&small.data, width as u32, height as u32, ::image::ExtendedColorType::Rgb8);
+    written.is_ok().then_some(bytes)
 }
 
 /// Pillow's conversion to grey: `L = (R·19595 + G·38470 + B·7471 + 2¹⁵) >> 16`.

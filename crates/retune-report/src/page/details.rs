@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Section, definition, put};
 use crate::format::{Escaped, count, duration, parameters, shell, time};
-use crate::model_card::transformers_snippet;
+use crate::model_card::snippet;
 use crate::run::Run;
 
 /// Names of one list in the load report that are written out.
@@ -59,15 +59,17 @@ pub(super) fn usage(run: &Run) -> Section {
     let finished = run.config.is_some();
     let mut html = String::new();
     if finished {
+        let (new, labelled) =
+            if run.is_image() { ("new/pictures", "labelled/pictures") } else { ("new.csv", "labelled.csv") };
         let commands = format!(
-            "retune predict --model {folder} --data new.csv --output predictions.jsonl\nretune eval --model {folder} --data labelled.csv"
+            "retune predict --model {folder} --data {new} --output predictions.jsonl\nretune eval {folder} --data {labelled}"
         );
         put(
             &mut html,
             format_args!("<p class=\"lead\">The run folder is a model in the layout of its ecosystem.</p>\n"),
         );
         put(&mut html, format_args!("<pre><code>{}</code></pre>\n", Escaped(&commands)));
-        put(&mut html, format_args!("<pre><code>{}</code></pre>\n", Escaped(&transformers_snippet(run))));
+        put(&mut html, format_args!("<pre><code>{}</code></pre>\n", Escaped(&snippet(run))));
     } else {
         put(
             &mut html,

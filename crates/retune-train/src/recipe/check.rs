@@ -1,11 +1,13 @@
 //! What a recipe's values must be to each other. Types and ranges are the table's; see [`super::keys`].
 
+use retune_data::image::{Crop, Policy};
 use retune_nn::OptimizerKind;
 use toml::Value;
 
 use super::parse::check_table;
 use super::{
-    ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName, ScheduleSection, StageTarget,
+    AugmentationSection, ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName,
+    ScheduleSection, StageTarget,
 };
 
 type Checked = Result<(), RecipeError>;
@@ -58,6 +60,22 @@ impl Recipe {
         {
             return Err(self.error("data.stride", format!("must be below max_length = {max_length}")));
         }
+        if let (Some(mean), Some(std)) = (&data.image_mean, &data.image_std)
+            && mean.len() != std.len()
+        {
+            return Err(self.error("data.image_std", "must have as many numbers as image_mean"));
+        }
+        let augmentation = &self.augmentation;
+        let rand_augment = augmentation.policy == Policy::RandAugment;
+        let default = AugmentationSection::default();
+        for (key, is_set) in [
+            ("augmentation.num_ops", augmentation.num_ops != default.num_ops),
+            ("augmentation.magnitude", augmentation.magnitude != default.magnitude),
+        ] {
+            self.only_with(key, is_set, rand_augment, "policy = \"rand_augment\"")?;
+        }
+        let cuts = augmentation.min_scale == default.min_scale || augmentation.crop == Crop::RandomResized;
+        self.only_with("augmentation.min_scale", !cuts, cuts, "crop = \"random_resized\"")?;
         let task = &self.task;
         let classes = task.problem_type != Some(retune_tasks::ProblemType::Regression);
         let classification = "classification";

@@ -37,6 +37,8 @@ pub enum Kind {
     TextOrList,
     /// A list of integers.
     IntegerList,
+    /// A list of finite numbers.
+    NumberList,
     /// One of these words; those of the second list are read as other spellings of them.
     Choice(&'static [&'static str], &'static [&'static str]),
     /// A table of numbers in a range by name, such as learning rates by layer-group pattern.
@@ -113,6 +115,7 @@ impl Kind {
             Self::TextList => "a list of strings".to_owned(),
             Self::TextOrList => "a string or a list of strings".to_owned(),
             Self::IntegerList => "a list of integers of at least 1".to_owned(),
+            Self::NumberList => "a list of numbers".to_owned(),
             Self::Choice(words, _) => format!("one of {}", quoted(words)),
             Self::NumberTable(range) => format!("a table of numbers{}", range.describe()),
             Self::ChoiceOrTable(words) => {
@@ -132,6 +135,7 @@ fn quoted(words: &[&str]) -> String {
 pub const SECTIONS: &[(&str, &str)] = &[
     ("model", "The checkpoint to start from."),
     ("data", "Files, columns, and what to do with rows that do not fit."),
+    ("augmentation", "Random views of training pictures."),
     ("task", "What is learned."),
     ("strategy", "Which layer groups train, when, and at which share of the learning rate."),
     ("optimizer", "The update rule."),
@@ -172,6 +176,7 @@ pub fn spoken(path: &str) -> String {
 const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("batch_size", "train.per_device_train_batch_size"),
     ("bf16", "train.precision"),
+    ("auto_augment", "augmentation.policy"),
     ("dropout", "model.classifier_dropout"),
     ("early_stopping", "train.early_stopping_patience"),
     ("epochs", "train.num_train_epochs"),
@@ -180,6 +185,10 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("fp16", "train.precision"),
     ("freeze", "strategy.method"),
     ("grad_clip", "optimizer.max_grad_norm"),
+    ("hflip", "augmentation.horizontal_flip"),
+    ("image", "data.image_column"),
+    ("img_size", "data.image_size"),
+    ("input_size", "data.image_size"),
     ("label", "data.label_column"),
     ("lora_r", "strategy.r"),
     ("lr", "optimizer.learning_rate"),
@@ -187,16 +196,19 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("max_grad", "optimizer.max_grad_norm"),
     ("max_seq_length", "data.max_length"),
     ("model_name_or_path", "model.name_or_path"),
+    ("num_workers", "data.workers"),
     ("optim", "optimizer.name"),
     ("output", "train.output_dir"),
     ("path", "model.name_or_path"),
     ("rank", "strategy.r"),
+    ("reprob", "augmentation.random_erasing"),
     ("save_strategy", "train.save_steps"),
     ("target", "data.label_column"),
     ("test_file", "data.test"),
     ("text", "data.text_column"),
     ("train_file", "data.train"),
     ("validation_file", "data.validation"),
+    ("vflip", "augmentation.vertical_flip"),
 ];
 
 /// What follows "unknown key …": the key that was probably meant, first in its section, then in others.

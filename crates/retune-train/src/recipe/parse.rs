@@ -240,6 +240,7 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
         (Kind::IntegerList, Value::Array(items)) => items
             .iter()
             .all(|item| item.as_integer().is_some_and(|item| (1..=i64::from(u32::MAX)).contains(&item))),
+        (Kind::NumberList, Value::Array(items)) => items.iter().all(|item| number_in(item, Range::Finite)),
         (Kind::Choice(words, others), Value::String(word)) => {
             words.contains(&word.as_str()) || others.contains(&word.as_str())
         }

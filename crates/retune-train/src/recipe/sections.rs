@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use retune_data::image::Interpolation;
 use retune_models::text::LoraTarget;
 use retune_nn::OptimizerKind;
 use retune_tasks::ProblemType;
@@ -21,6 +22,10 @@ pub struct ModelSection {
     pub allow_missing: bool,
     /// Whether the checkpoint may hold weights that the model has no place for.
     pub allow_unused: bool,
+    /// The network of a bare image checkpoint.
+    pub architecture: Option<String>,
+    /// The labels of a bare image checkpoint's outputs, in order.
+    pub labels: Option<Vec<String>>,
     /// Dropout before the classifier; the configuration's if unset.
     pub classifier_dropout: Option<f32>,
     /// The licence that the model card names; none if unset.
@@ -45,6 +50,8 @@ pub struct DataSection {
     pub text_column: Option<String>,
     /// The column of second texts, for pairs.
     pub text_pair_column: Option<String>,
+    /// The column of pictures or of paths to them.
+    pub image_column: Option<String>,
     /// The column of labels or numbers.
     pub label_column: Option<OneOrMore>,
     /// The character that joins several labels in one cell; found out if unset.
@@ -73,6 +80,44 @@ pub struct DataSection {
     pub over_length: OverLength,
     /// Tokens that neighbouring windows share.
     pub stride: Option<usize>,
+    /// Height and width of the network's input; the checkpoint's if unset.
+    pub image_size: Option<usize>,
+    /// The share of a scaled picture's shorter side that is kept in evaluation.
+    pub crop_pct: Option<f64>,
+    /// How pictures are scaled.
+    pub interpolation: Option<Interpolation>,
+    /// What pictures are converted to.
+    pub channels: Option<Channels>,
+    /// The mean of each channel.
+    pub image_mean: Option<Vec<f32>>,
+    /// The standard deviation of each channel.
+    pub image_std: Option<Vec<f32>>,
+    /// Threads that make pictures ready; as many as `train.threads` if unset.
+    pub workers: Option<usize>,
+}
+
+/// What pictures are converted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channels {
+    /// One channel.
+    #[serde(alias = "gray")]
+    Grey,
+    /// Red, green and blue.
+    Rgb,
+    /// Red, green, blue and opacity.
+    Rgba,
+}
+
+impl Channels {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Grey => 1,
+            Self::Rgb => 3,
+            Self::Rgba => 4,
+        }
+    }
 }
 
 /// One name, or a list of them.
@@ -144,7 +189,7 @@ pub enum OverLength {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskSection {
-    /// `auto` or `text-classification`.
+    /// `auto`, `text-classification` or `image-classification`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The kind of target; by the data if unset.

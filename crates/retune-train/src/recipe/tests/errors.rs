@@ -62,8 +62,8 @@ fn an_unknown_name_is_refused_with_what_was_probably_meant() {
         ),
         (
             "[zzz]\nname = \"sgd\"",
-            "recipe.toml:3: unknown section [zzz]; there are [model], [data], [task], [strategy], [optimizer], \
-             [schedule], [train], [[stage]]",
+            "recipe.toml:3: unknown section [zzz]; there are [model], [data], [augmentation], [task], [strategy], \
+             [optimizer], [schedule], [train], [[stage]]",
         ),
     ] {
         assert_eq!(refusal_after_least(text), message);

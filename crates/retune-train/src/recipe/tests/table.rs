@@ -40,6 +40,7 @@ fn the_table_has_the_keys_of_the_types_in_their_order() {
     let types = [
         ("model", fields::<ModelSection>()),
         ("data", fields::<DataSection>()),
+        ("augmentation", fields::<AugmentationSection>()),
         ("task", fields::<TaskSection>()),
         ("strategy", fields::<StrategySection>()),
         ("optimizer", fields::<OptimizerSection>()),
@@ -71,6 +72,7 @@ fn allowed(kind: Kind) -> Vec<String> {
         Kind::TextList => vec!["[]".to_owned(), "[\"x\"]".to_owned()],
         Kind::TextOrList => vec!["\"x\"".to_owned(), "[\"x\", \"y\"]".to_owned()],
         Kind::IntegerList => vec!["[1, 4294967295]".to_owned()],
+        Kind::NumberList => vec!["[]".to_owned(), "[0, -0.5]".to_owned()],
         Kind::Choice(first, others) => [words(first), words(others)].concat(),
         Kind::NumberTable(_) => vec!["{ \"a.*\" = 1, b = 0.5 }".to_owned()],
         Kind::ChoiceOrTable(first) => [words(first), vec!["{ a = 0, \"b c\" = 0.5 }".to_owned()]].concat(),

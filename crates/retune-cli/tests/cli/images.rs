@@ -1,0 +1,187 @@
+//! Pictures from a folder to an artifact, on pictures that the test draws and a network with random weights.
+
+use std::path::Path;
+
+use retune::data::image::{Pixels, thumbnail};
+use retune_testing::counter_uniform;
+use serde_json::Value;
+
+use crate::resume::{assert_same_run, standing, start, start_fit, wait_until};
+use crate::workspace::Workspace;
+
+/// 24 training pictures in 3 batches an epoch; views, batch normalization and a stage that unfreezes.
+const RECIPE: &str = r#"
+[model]
+name_or_path = "config-only:cifar_resnet20"
+
+[data]
+train = "pictures"
+
+[augmentation]
+crop = "random_pad"
+rotation = 10
+brightness = 0.2
+
+[optimizer]
+learning_rate = 2e-3
+
+[train]
+num_train_epochs = 2
+per_device_train_batch_size = 8
+per_device_eval_batch_size = 5
+logging_steps = 1
+threads = 2
+output_dir = "run"
+"#;
+
+const CLASSES: [&str; 3] = ["columns", "discs", "rows"];
+
+/// A drawing of its class, each with other colours, place and size.
+fn drawing(class: usize, name: &str) -> Pixels {
+    let random = |index| f64::from(counter_uniform(&format!("drawing.{name}"), index));
+    let (width, height) = (30 + (random(0) * 12.0) as usize, 30 + (random(1) * 12.0) as usize);
+    let (period, shift) = (4.0 + 4.0 * random(2), 6.0 * random(3));
+    let (middle, radius) = ([width as f64 * 0.5, height as f64 * 0.5], 6.0 + 5.0 * random(4));
+    let colors = [0, 1].map(|color| [0, 1, 2].map(|channel| (random(5 + 3 * color + channel) * 255.0) as u8));
+    let ink = |x: usize, y: usize| {
+        let wave = |at: usize| (at as f64 + shift) % period < period / 2.0;
+        let (u, v) = (x as f64 - middle[0], y as f64 - middle[1]);
+        match class {
+            0 => wave(x),
+            1 => u * u + v * v < radius * radius,
+            _ => wave(y),
+        }
+    };
+    let pixels = (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let data = pixels.flat_map(|(x, y)| colors[usize::from(ink(x, y))]).collect();
+    Pixels { width, height, channels: 3, data }
+}
+
+fn draw(folder: &Path, split: &str, each: usize) {
+    for (class, name) in CLASSES.iter().enumerate() {
+        let folder = folder.join(split).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for number in 0..each {
+            let bytes = thumbnail(&drawing(class, &format!("{split}.{name}.{number}")), 64).unwrap();
+            std::fs::write(folder.join(format!("{number:02}.jpg")), bytes).unwrap();
+        }
+    }
+}
+
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
+    for (split, each) in [("train", 8), ("val", 3), ("test", 3)] {
+        draw(&workspace.path("pictures"), split, each);
+    }
+    workspace.write("recipe.toml", RECIPE);
+    workspace
+}
+
+#[test]
+fn pictures_become_an_artifact_that_answers_as_the_run_did() {
+    let workspace = workspace();
+    workspace.fit("run", &[]);
+    let metrics = workspace.json("run/metrics.json");
+    assert!(metrics["test_accuracy"].is_number(), "{metrics}");
+    let certificates = workspace.json("run/certificate.json");
+    for certificate in certificates.as_array().unwrap() {
+        assert_eq!(certificate["max_logit_difference"], 0.0, "{certificate}");
+    }
+    assert_eq!(certificates.as_array().unwrap().len(), 2);
+    let config = workspace.json("run/config.json");
+    assert_eq!(config["label_names"], serde_json::json!(CLASSES));
+    assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([3, 32, 32]));
+    assert!(workspace.read("run/report.html").contains("data:image/jpeg;base64,"));
+
+    let predict = |data: &str| {
+        let output = ["predict", "--model", "run", "--data", data, "--logits", "--output", "answers.jsonl"];
+        workspace.retune(&output).succeeded();
+        workspace.json_lines("answers.jsonl")
+    };
+    let (answers, expected) = (predict("pictures/test"), workspace.json_lines("run/predictions/test.jsonl"));
+    assert_eq!((answers.len(), expected.len()), (9, 9));
+    for (answer, expected) in answers.iter().zip(&expected) {
+        assert_eq!(answer["logits"], expected["logits"]);
+        assert!(answer["file"].as_str().unwrap().ends_with(".jpg"), "{answer}");
+    }
+    // A flat folder has no labels; a list names its pictures.
+    let flat = predict("pictures/test/discs");
+    assert_eq!(flat.len(), 3);
+    workspace.write("list.csv", "picture\npictures/test/rows/00.jpg\npictures/test/columns/01.jpg\n");
+    let listed = predict("list.csv");
+    assert_eq!((&listed[0]["logits"], &listed[1]["logits"]), (&answers[6]["logits"], &answers[1]["logits"]));
+
+    let eval = workspace.retune(&["eval", "run", "--json"]).succeeded();
+    let eval: Value = serde_json::from_str(&eval.stdout).unwrap();
+    assert_eq!(eval["eval_accuracy"], metrics["test_accuracy"]);
+}
+
+#[test]
+fn a_run_on_pictures_that_was_killed_ends_in_the_same_bits_with_any_number_of_workers() {
+    let workspace = workspace();
+    let overrides = ["strategy.method=gradual", "num_train_epochs=6", "save_steps=4", "eval_steps=5"];
+    workspace.fit("whole", &[&overrides[..], &["data.workers=0"]].concat());
+    let mut child = start_fit(&workspace, "killed", &overrides);
+    wait_until(&mut child, || standing(&workspace, "killed").0 >= 10);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(start(&workspace, &["resume", "killed"]).wait().unwrap().success());
+    assert_same_run(&workspace, "whole", "killed");
+}
+
+#[test]
+fn changed_pictures_are_not_trained_on_further() {
+    let workspace = workspace();
+    workspace.fit("run", &[]);
+    let one = workspace.path("pictures/train/discs/00.jpg");
+    std::fs::copy(workspace.path("pictures/train/rows/00.jpg"), one).unwrap();
+    workspace.retune(&["resume", "run"]).exited(1).saying(&["pictures/train", "changed"]);
+}
+
+#[test]
+fn broken_pictures_are_refused_with_their_names_unless_they_are_to_be_left_out() {
+    let workspace = workspace();
+    workspace.write("pictures/train/discs/broken.jpg", "no picture");
+    let refused = workspace.retune(&["fit", "recipe.toml"]).exited(3);
+    refused.saying(&["discs/broken.jpg", "not-a-picture"]);
+    workspace.retune(&["data", "check", "pictures"]).exited(3);
+    let told = workspace.retune(&["fit", "recipe.toml", "on_bad_row=skip", "max_steps=1"]).succeeded();
+    assert!(told.stderr.contains("broken.jpg"), "{}", told.stderr);
+}
+
+#[test]
+fn frozen_batch_normalization_keeps_its_statistics_and_a_trained_one_moves_them() {
+    let workspace = workspace();
+    let whole = ["strategy.method=full", "num_train_epochs=1", "load_best_model_at_end=false"];
+    workspace.fit("full", &whole);
+    workspace.fit("head", &["strategy.method=head", "num_train_epochs=1"]);
+    let mean = |run: &str| workspace.tensors(&format!("{run}/model.safetensors"))["bn1.running_mean"].clone();
+    assert!(mean("head").iter().all(|&value| value == 0.0));
+    assert!(mean("full").iter().any(|&value| value != 0.0));
+}
+
+#[test]
+fn settings_of_texts_are_refused_for_pictures_and_the_other_way_round() {
+    let workspace = workspace();
+    workspace
+        .retune(&["fit", "recipe.toml", "max_length=64"])
+        .exited(2)
+        .saying(&["data.max_length", "pictures"]);
+    workspace.retune(&["fit", "recipe.toml", "strategy.method=lora"]).exited(2).saying(&["lora"]);
+    workspace.retune(&["fit", "recipe.toml", "image_size=4"]).exited(2);
+    let text =
+        ["fit", "recipe.toml", "name_or_path=model", "data.train=train.csv", "augmentation.crop=center"];
+    workspace.retune(&text).exited(2).saying(&["augmentation"]);
+}
+
+#[test]
+fn a_plan_of_pictures_counts_pictures() {
+    let workspace = workspace();
+    let plan = workspace.retune(&["plan", "recipe.toml"]).succeeded();
+    assert!(plan.stdout.contains("24 pictures an epoch"), "{}", plan.stdout);
+    assert!(plan.stdout.contains("inputs of 32 × 32 pixels, RGB"), "{}", plan.stdout);
+    let found = workspace.retune(&["data", "check", "pictures", "--json"]).succeeded();
+    let found: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(found["rows"], 24);
+    assert_eq!(found["roles"]["image"], "file");
+}

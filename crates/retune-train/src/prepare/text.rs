@@ -1,0 +1,188 @@
+//! Texts: tokenizer, text classifier and encoded splits.
+
+use std::collections::{BTreeMap, HashSet};
+
+use retune_checkpoint::{ModelConfig, Weights};
+use retune_data::{LabelSet, LengthPolicy, Modality, TextDataset, TextTokenizer};
+use retune_models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
+use retune_models::{LoadOptions, load_parameters};
+use retune_nn::ParameterBuilder;
+use retune_tasks::{ClassificationTask, ProblemType};
+
+use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
+use super::{
+    ModelLocation, PrepareOptions, Prepared, check_metric, context_threads, hash_inputs, make_context,
+    record_choices,
+};
+use crate::TrainError;
+use crate::event::Event;
+use crate::modality::ModalTrainee;
+use crate::recipe::{AugmentationSection, Method, Recipe};
+use crate::stages::plan_stages;
+use crate::text::{TextSplit, TextTrainee};
+use crate::trainee::Split;
+
+/// Prepares a run on texts.
+pub(super) fn prepare(
+    mut recipe: Recipe,
+    options: &PrepareOptions,
+    location: ModelLocation,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Prepared, TrainError> {
+    refuse_image_settings(&recipe)?;
+    let context = make_context(&recipe, options.isa)?;
+    let model_directory = location.path;
+    let config = ModelConfig::open(&model_directory.join("config.json"))?;
+    let model_type = config.string("model_type")?.to_owned();
+    let family = retune_models::text::family(&config)?;
+
+    let Tables { tables, findings } = read_tables(&recipe, Modality::Text, context_threads(&context))?;
+    refuse_errors(&findings)?;
+    let reasons = tables[&Split::Train].1.reasons.clone();
+    let of_model = labels_of(&config);
+    let make = (TextDataset::new as fn(_, _, &_) -> _, of_model.as_ref());
+    let datasets = make_datasets(&recipe, options.fold, tables, make, tell)?;
+    let task = make_task(&mut recipe, &datasets[&Split::Train])?;
+
+    check_metric(&recipe, &task)?;
+    let lora = (recipe.strategy.method == Method::Lora).then(|| LoraConfig {
+        r: recipe.strategy.r,
+        lora_alpha: recipe.strategy.lora_alpha,
+        lora_dropout: recipe.strategy.lora_dropout,
+        target_modules: recipe.strategy.target_modules.clone(),
+    });
+    let mut builder = ParameterBuilder::default();
+    let parts = TextClassifierParts {
+        config: &config,
+        outputs: task.outputs(),
+        head: HeadOverrides { dropout: recipe.model.classifier_dropout },
+        lora: lora.clone(),
+    };
+    let model = TextClassifier::declare(&parts, &mut builder)?;
+    let how = LoadOptions {
+        allow_missing: recipe.model.allow_missing,
+        allow_unused: recipe.model.allow_unused,
+        new_parameters: new_output_layer(&config, &task, &model),
+        seed: recipe.train.seed,
+    };
+    let weights = Weights::open(&model_directory)?;
+    let (store, load_report) = load_parameters(&context, builder, family, &weights, &how)?;
+    let stages = plan_stages(&recipe, &store.groups())?;
+
+    let tokenizer = TextTokenizer::from_directory(&model_directory, &model_type)?;
+    tokenizer.check_against_model(model.sizes().vocab_size)?;
+    let policy = length_policy(&mut recipe, &tokenizer, model.sizes().max_length())?;
+    let mut splits = BTreeMap::new();
+    let mut lengths = BTreeMap::new();
+    for (split, dataset) in datasets {
+        let encoded = tokenizer.encode_dataset(&dataset, &policy, context_threads(&context))?;
+        lengths.insert(split, encoded.report.clone());
+        splits.insert(split, TextSplit { dataset, encoded });
+    }
+    let mut model_files = tokenizer.files();
+    model_files.push(config.path().to_owned());
+    let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
+    record_choices(&mut recipe, &splits[&Split::Train].dataset, &task);
+    let trainee = ModalTrainee::Text(Box::new(TextTrainee { model, splits }));
+    Ok(Prepared {
+        recipe,
+        model_directory,
+        config,
+        task,
+        trainee,
+        store,
+        stages,
+        load_report,
+        lora,
+        findings,
+        reasons,
+        lengths,
+        hashes,
+        context,
+    })
+}
+
+/// Refuses what has an effect on pictures only.
+fn refuse_image_settings(recipe: &Recipe) -> Result<(), TrainError> {
+    let data = &recipe.data;
+    let set = [
+        ("data.image_column", data.image_column.is_some()),
+        ("data.image_size", data.image_size.is_some()),
+        ("data.crop_pct", data.crop_pct.is_some()),
+        ("data.interpolation", data.interpolation.is_some()),
+        ("data.channels", data.channels.is_some()),
+        ("data.image_mean", data.image_mean.is_some()),
+        ("data.image_std", data.image_std.is_some()),
+        ("[augmentation]", recipe.augmentation != AugmentationSection::default()),
+    ];
+    match set.into_iter().find(|(_, is_set)| *is_set) {
+        Some((key, _)) => Err(TrainError::Setting(format!(
+            "{key} is set, but the model reads text; remove it, or name an image model"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The labels that a configuration names.
+fn labels_of(config: &ModelConfig) -> Option<LabelSet> {
+    LabelSet::from_id2label(config.get("id2label")?.as_object()?).ok()
+}
+
+/// The output layer's parameters, unless the checkpoint has one for these very labels.
+fn new_output_layer(
+    config: &ModelConfig,
+    task: &ClassificationTask,
+    model: &TextClassifier,
+) -> HashSet<String> {
+    let fits = match task.problem_type {
+        ProblemType::Regression => {
+            config.get("problem_type").and_then(|value| value.as_str()) == Some("regression")
+                && config
+                    .get("id2label")
+                    .and_then(|value| value.as_object())
+                    .is_some_and(|names| names.len() == task.outputs())
+        }
+        _ => labels_of_model(labels_of(config).as_ref(), &task.labels).is_some(),
+    };
+    if fits {
+        return HashSet::new();
+    }
+    let name = model.head().output_name();
+    HashSet::from([format!("{name}.weight"), format!("{name}.bias")])
+}
+
+fn length_policy(
+    recipe: &mut Recipe,
+    tokenizer: &TextTokenizer,
+    model_max_length: usize,
+) -> Result<LengthPolicy, TrainError> {
+    let longest =
+        tokenizer.model_max_length().map_or(model_max_length, |length| length.min(model_max_length));
+    let max_length = recipe.data.max_length.unwrap_or(longest);
+    if max_length > model_max_length {
+        return Err(TrainError::Setting(format!(
+            "data.max_length = {max_length}, but this model takes at most {model_max_length} tokens"
+        )));
+    }
+    recipe.data.max_length = Some(max_length);
+    Ok(LengthPolicy {
+        max_length,
+        over_length: over_length(recipe.data.over_length, recipe.data.stride, max_length),
+    })
+}
+
+/// The data crate's policy for a recipe's. Windows overlap by a quarter unless the recipe says otherwise.
+pub(crate) fn over_length(
+    policy: crate::recipe::OverLength,
+    stride: Option<usize>,
+    max_length: usize,
+) -> retune_data::OverLength {
+    use crate::recipe::OverLength;
+    match policy {
+        OverLength::Truncate => retune_data::OverLength::Truncate,
+        OverLength::Tail => retune_data::OverLength::Tail,
+        OverLength::HeadTail => retune_data::OverLength::HeadTail,
+        OverLength::Window => retune_data::OverLength::Window { stride: stride.unwrap_or(max_length / 4) },
+        OverLength::Refuse => retune_data::OverLength::Refuse,
+    }
+}
