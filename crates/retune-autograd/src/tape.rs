@@ -49,6 +49,15 @@ impl Var {
         Self { tensor, source: self.source }
     }
 
+    /// A parameter of any shape as one row, [1, values].
+    ///
+    /// # Panics
+    /// If it is a value that was computed, whose gradient has its shape.
+    pub fn row(&self) -> Self {
+        assert!(!matches!(self.source, Source::Node(_)), "{:?} is no parameter", self.tensor);
+        Self { tensor: self.tensor.reshape([1, self.tensor.elements()]), source: self.source }
+    }
+
     /// Where its gradient goes, for a backward that does not need its value.
     pub(crate) fn target(&self) -> GradientTarget {
         GradientTarget(self.source)

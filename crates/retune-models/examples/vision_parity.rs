@@ -5,10 +5,12 @@
 //! cargo run --release -p retune-models --example vision_parity -- --architecture resnet50 --weights weights.pth \
 //!     --pixels pixels.safetensors --learning-rate 1e-3 --output out.safetensors
 //! ```
+//!
+//! Without `--architecture`, `--weights` is a folder whose `config.json` says it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use retune_autograd::{Gradients, Var};
 use retune_checkpoint::{NamedTensor, TensorData, Weights, save_safetensors};
@@ -99,8 +101,8 @@ impl Subject {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (name, weights, output) =
-        (argument("--architecture")?, argument("--weights")?, argument("--output")?);
+    let (path, output) = (PathBuf::from(argument("--weights")?), argument("--output")?);
+    let name = argument("--architecture").ok();
     let learning_rate: f64 = argument("--learning-rate")?.parse()?;
     let pixels = Weights::open(Path::new(&argument("--pixels")?))?;
     let shape = pixels.info("pixels").ok_or("no tensor named pixels")?.shape.clone();
@@ -110,8 +112,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let samples: Vec<u32> = (0..shape[0] as u32).collect();
     let batch = ImageBatch::new(context.tensor(shape.as_slice(), pixels.to_f32("pixels")?), &samples);
 
-    let weights = Weights::open(Path::new(&weights))?;
-    let config = ImageConfig::new(vision::architecture(&name)?);
+    let weights = Weights::open(&path)?;
+    let config = match name {
+        Some(name) => ImageConfig::new(vision::architecture(&name)?),
+        None => ImageConfig::open(&path, None)?,
+    };
     let declare = |outputs: usize| {
         let mut builder = ParameterBuilder::default();
         let parts = ImageClassifierParts {

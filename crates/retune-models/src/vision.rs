@@ -2,6 +2,7 @@
 
 mod cifar_resnet;
 mod config;
+mod convnext;
 mod densenet;
 mod efficientnet;
 mod inception_v3;
@@ -151,6 +152,7 @@ pub static FAMILIES: &[&ImageFamily] = &[
     &squeezenet::FAMILY,
     &vgg::FAMILY,
     &inception_v3::FAMILY,
+    &convnext::FAMILY,
 ];
 
 /// Every registered configuration with its family.

@@ -16,8 +16,13 @@ const OUTPUTS: usize = 4;
 fn declare(architecture: &'static Architecture, channels: usize) -> (ImageClassifier, ParameterBuilder) {
     let config = ImageConfig::new(architecture);
     let mut builder = ParameterBuilder::default();
-    let parts =
-        ImageClassifierParts { config: &config, outputs: OUTPUTS, channels, dropout: None, drop_path: None };
+    let parts = ImageClassifierParts {
+        config: &config,
+        outputs: OUTPUTS,
+        channels,
+        dropout: None,
+        drop_path: Some(0.0),
+    };
     (ImageClassifier::declare(&parts, &mut builder), builder)
 }
 
@@ -125,15 +130,14 @@ fn every_network_has_its_groups_in_depth_order_and_its_head_last() {
 
 #[test]
 fn a_gradient_reaches_every_parameter_of_the_smallest_member_of_each_family() {
+    // Larger ones are held to the reference elsewhere, parameter by parameter.
+    const LARGEST: usize = 12_000_000;
     for family in vision::FAMILIES {
-        let smallest = family.architectures.iter().min_by_key(|architecture| {
+        let elements = |architecture: &&'static Architecture| {
             declare(architecture, 3).1.declarations().iter().map(|d| d.elements()).sum::<usize>()
-        });
-        let architecture = smallest.unwrap();
-        if family.name == "vgg" {
-            // More than a hundred million parameters: what Meta says of it has to do here.
-            continue;
-        }
+        };
+        let smallest = family.architectures.iter().min_by_key(elements);
+        let Some(architecture) = smallest.filter(|smallest| elements(smallest) < LARGEST) else { continue };
         let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
         let (model, builder) = declare(architecture, 3);
         let store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();

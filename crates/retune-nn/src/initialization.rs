@@ -10,6 +10,11 @@ pub enum Initialization {
     Zeros,
     /// All ones (norm weights).
     Ones,
+    /// All the same (layer scales).
+    Constant {
+        /// The value.
+        value: f32,
+    },
     /// Normal with mean 0 and this standard deviation.
     Normal {
         /// Standard deviation.
@@ -47,6 +52,7 @@ impl Initialization {
         match self {
             Self::Zeros => vec![0.0; elements],
             Self::Ones => vec![1.0; elements],
+            Self::Constant { value } => vec![value; elements],
             Self::Uniform { bound } => {
                 uniform_pairs(name, seed, elements).map(|u| (2.0 * u - 1.0) as f32 * bound).collect()
             }

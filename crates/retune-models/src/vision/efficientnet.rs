@@ -1,6 +1,7 @@
 //! EfficientNet (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>), after torchvision's `efficientnet.py`.
 
 use retune_autograd::Var;
+use retune_checkpoint::{Rule, Transform};
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
@@ -16,30 +17,40 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
     architectures: &[
         Architecture {
             name: "efficientnet_b0",
+            timm: Some("efficientnet_b0"),
+            from_timm: || Some(from_timm(1.0)),
             preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bicubic),
             declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.0, 0.2, NormConstants::DEFAULT)),
             ..BASE
         },
         Architecture {
             name: "efficientnet_b1",
+            timm: Some("efficientnet_b1"),
+            from_timm: || Some(from_timm(1.1)),
             preprocessing: Preprocessing::imagenet(256, 240, Interpolation::Bicubic),
             declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.1, 0.2, NormConstants::DEFAULT)),
             ..BASE
         },
         Architecture {
             name: "efficientnet_b2",
+            timm: Some("efficientnet_b2"),
+            from_timm: || Some(from_timm(1.2)),
             preprocessing: Preprocessing::imagenet(288, 288, Interpolation::Bicubic),
             declare: |d| EfficientNet::declare(d, &scaled(1.1, 1.2, 0.3, NormConstants::DEFAULT)),
             ..BASE
         },
         Architecture {
             name: "efficientnet_b3",
+            timm: Some("efficientnet_b3"),
+            from_timm: || Some(from_timm(1.4)),
             preprocessing: Preprocessing::imagenet(320, 300, Interpolation::Bicubic),
             declare: |d| EfficientNet::declare(d, &scaled(1.2, 1.4, 0.3, NormConstants::DEFAULT)),
             ..BASE
         },
         Architecture {
             name: "efficientnet_b4",
+            timm: Some("efficientnet_b4"),
+            from_timm: || Some(from_timm(1.8)),
             preprocessing: Preprocessing::imagenet(384, 380, Interpolation::Bicubic),
             declare: |d| EfficientNet::declare(d, &scaled(1.4, 1.8, 0.4, NormConstants::DEFAULT)),
             ..BASE
@@ -111,11 +122,19 @@ struct Sizes {
 /// B0 with `width` times the channels and `depth` times the blocks.
 fn scaled(width: f64, depth: f64, dropout: f32, constants: NormConstants) -> Sizes {
     let channels = |channels: usize| divisible_by_8(channels as f64 * width);
-    let stage = |[expansion, kernel, stride, output, blocks]: [usize; 5]| {
-        let depth = (blocks as f64 * depth).ceil() as usize;
-        Stage { expansion, kernel, stride, output: channels(output), depth }
+    let stage = |[expansion, kernel, stride, output, blocks]: [usize; 5]| Stage {
+        expansion,
+        kernel,
+        stride,
+        output: channels(output),
+        depth: deeper(blocks, depth),
     };
     Sizes { stem: channels(32), stages: STAGES.map(stage).into(), constants, dropout }
+}
+
+/// Blocks of a stage of `blocks` blocks in a network `depth` times as deep.
+fn deeper(blocks: usize, depth: f64) -> usize {
+    (blocks as f64 * depth).ceil() as usize
 }
 
 /// Expansion, depthwise convolution, squeeze and excitation, linear projection, with a shortcut where the sizes stay.
@@ -251,4 +270,52 @@ impl ImageNetwork for EfficientNet {
     fn input_weight(&self) -> &'static str {
         "features.0.0.weight"
     }
+}
+
+/// From timm's names, where a norm has the name of its convolution's place. Larger networks than B4 have another ε there.
+fn from_timm(depth: f64) -> Transform {
+    let mut rules = Vec::new();
+    let mut rename = |from: String, to: String| {
+        rules.push(Rule::rename(&format!("{from}.*"), &format!("{to}.*")));
+    };
+    for (stage, [expansion, _, _, _, blocks]) in STAGES.into_iter().enumerate() {
+        for index in 0..deeper(blocks, depth) {
+            let (theirs, ours) =
+                (format!("blocks.{stage}.{index}"), format!("features.{}.{index}.block", stage + 1));
+            let pairs: &[(&str, &str)] = if expansion == 1 {
+                &[
+                    ("conv_dw", "0.0"),
+                    ("bn1", "0.1"),
+                    ("se.conv_reduce", "1.fc1"),
+                    ("se.conv_expand", "1.fc2"),
+                    ("conv_pw", "2.0"),
+                    ("bn2", "2.1"),
+                ]
+            } else {
+                &[
+                    ("conv_pw", "0.0"),
+                    ("bn1", "0.1"),
+                    ("conv_dw", "1.0"),
+                    ("bn2", "1.1"),
+                    ("se.conv_reduce", "2.fc1"),
+                    ("se.conv_expand", "2.fc2"),
+                    ("conv_pwl", "3.0"),
+                    ("bn3", "3.1"),
+                ]
+            };
+            for (from, to) in pairs {
+                rename(format!("{theirs}.{from}"), format!("{ours}.{to}"));
+            }
+        }
+    }
+    for (from, to) in [
+        ("conv_stem", "features.0.0"),
+        ("bn1", "features.0.1"),
+        ("conv_head", "features.8.0"),
+        ("bn2", "features.8.1"),
+        ("classifier", "classifier.1"),
+    ] {
+        rename(from.to_owned(), to.to_owned());
+    }
+    Transform::new(rules)
 }
