@@ -236,18 +236,18 @@ impl Gather<'_> {
                 let from = range.start.saturating_sub(tap_line * line);
                 let to = (range.end - tap_line * line).min(line);
                 let at = tap_line * line + from - range.start;
-                let out = &mut out[at..at + to - from];
                 if !inside_down.contains(&tap_line) || inside_across.is_empty() {
-                    out.fill(0.0);
+                    out[at..at + to - from].fill(0.0);
                     continue;
                 }
                 let y = (y0 + (tap_line * down.by) as isize) as usize;
                 let start = (image * down.source + y) * across.source;
                 if together && inside_across.len() == across.count {
-                    let at = (start + x0 as usize) * self.channels;
-                    copy(s, &self.source[at + from..at + to], out);
+                    let first = (start + x0 as usize) * self.channels;
+                    copy_ahead(s, &self.source[first + from..], to - from, &mut out[at..]);
                     continue;
                 }
+                let out = &mut out[at..at + to - from];
                 let mut done = 0;
                 while done < out.len() {
                     let tap = (from + done) / self.used;
@@ -273,4 +273,13 @@ impl Gather<'_> {
             }
         }
     }
+}
+
+/// Copies `count` elements, and some that follow where both sides have them: what comes next overwrites those. Masked
+/// stores are slow.
+#[inline(always)]
+fn copy_ahead<S: Simd>(s: S, from: &[f32], count: usize, to: &mut [f32]) {
+    let whole = count.next_multiple_of(S::LANES);
+    let count = if whole <= from.len() && whole <= to.len() { whole } else { count };
+    copy(s, &from[..count], to);
 }

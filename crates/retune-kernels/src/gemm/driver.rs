@@ -236,16 +236,26 @@ impl Task for Compute<'_> {
             let depth = k1 - k0;
             let before = k0 - self.depths.start(self.blocks.start);
             for column in columns.clone().step_by(S::TILE_COLUMNS) {
-                let panel_b: &[f32] = match self.packed_b {
+                let (panel_b, b_step): (&[f32], usize) = match self.packed_b {
                     Some(packed) => {
                         let whole = self.columns.len().div_ceil(S::TILE_COLUMNS) * S::TILE_COLUMNS;
-                        &packed[before * whole + (column - self.columns.start) * depth..]
-                            [..S::TILE_COLUMNS * depth]
+                        let at = before * whole + (column - self.columns.start) * depth;
+                        (&packed[at..][..S::TILE_COLUMNS * depth], S::TILE_COLUMNS)
+                    }
+                    // Read by one or two tiles alone, rows of B are best left where they are.
+                    None if !self.b.along_k
+                        && depth > 0
+                        && rows.len() <= 2 * S::TILE_ROWS
+                        && column + S::TILE_COLUMNS <= n =>
+                    {
+                        let stride = self.b.stride;
+                        let at = k0 * stride + column;
+                        (&self.b.data[at..][..(depth - 1) * stride + S::TILE_COLUMNS], stride)
                     }
                     None => {
                         let out = &mut own_b[..S::TILE_COLUMNS * depth];
                         pack::panels(s, self.b, S::TILE_COLUMNS, column / S::TILE_COLUMNS, k0, depth, out);
-                        &own_b[..S::TILE_COLUMNS * depth]
+                        (&own_b[..S::TILE_COLUMNS * depth], S::TILE_COLUMNS)
                     }
                 };
                 for row in rows.clone().step_by(S::TILE_ROWS) {
@@ -269,8 +279,7 @@ impl Task for Compute<'_> {
                             (own_a[..S::TILE_ROWS * depth].as_ptr(), 1, S::TILE_ROWS)
                         }
                     };
-                    let operands =
-                        Operands { a, a_row, a_step, b: panel_b.as_ptr(), b_step: S::TILE_COLUMNS, k: depth };
+                    let operands = Operands { a, a_row, a_step, b: panel_b.as_ptr(), b_step, k: depth };
                     let target = Target {
                         c: self.c.pointer(row * n + column),
                         stride: n,
