@@ -68,7 +68,7 @@ fn sample(html: &mut String, row: &PredictionRow, run: &Run) {
         let alt = if name.is_empty() { "picture" } else { &*name };
         put(
             html,
-            format_args!("<img alt=\"{}\" src=\"data:image/jpeg;base64,{}\">", Escaped(alt), base64(&bytes)),
+            format_args!("<img alt=\"{}\" src=\"data:image/jpeg;base64,{}\"/>", Escaped(alt), base64(&bytes)),
         );
     }
     put(html, format_args!("<blockquote title=\"{}\">{}</blockquote>", Escaped(path), Escaped(&name)));

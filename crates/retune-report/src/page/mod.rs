@@ -14,7 +14,8 @@ use crate::run::Run;
 use crate::verdict::{Standing, Verdict};
 
 const STYLE: &str = include_str!("style.css");
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+const POLICY: &str =
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// A part of the page with its heading; empty content leaves it out, heading and link and all.
 pub(crate) struct Section {
