@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times PyTorch's training step at its best in eager mode: the counterpart of `retune bench`.
 
-Everything trains, dropout as configured, fused AdamW, scaled-dot-product attention, no mask where nothing is padded.
+Everything trains unless `--train` freezes a part (which then runs in evaluation mode), dropout as configured, fused AdamW, scaled-dot-product attention, no mask where nothing is padded.
 The step is forward, backward and optimizer; making the batch is not in it.
 
     python bench/pytorch_step.py --model DIR --batch-size 16 --length 128 --precision f32 --steps 10 --json
@@ -32,6 +32,18 @@ def load_model(path: Path) -> transformers.PreTrainedModel:
     return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, **options)
 
 
+def freeze(model: transformers.PreTrainedModel, train: str) -> list[torch.nn.Module]:
+    """The modules that do not train, switched off: with `head` embeddings and all blocks, with `last:N` all but N."""
+    if train == "all":
+        return []
+    layers = list(model.base_model.encoder.layer)
+    blocks = 0 if train == "head" else int(train.removeprefix("last:"))
+    frozen = [model.base_model.embeddings, *layers[: len(layers) - blocks]]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint folder, or a config.json file")
@@ -40,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=Path, help="JSON array of sequence lengths, instead of --length")
     parser.add_argument("--group-by-length", action="store_true", help="batch sequences of similar length together")
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="bf16 is autocast")
+    parser.add_argument("--train", default="all", help="what trains: all, head, or last:N (BERT and RoBERTa)")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model (the first step pays for it)")
@@ -57,7 +70,9 @@ def main() -> None:
     if arguments.group_by_length:
         batches = group_by_length(batches)
     inputs = cycle_inputs(batches, model.config, arguments.steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=True)
+    frozen = freeze(model, arguments.train)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=5e-5, weight_decay=0.01, fused=True)
     ready_seconds = process_age_seconds()
 
     with torch.inference_mode():
@@ -65,6 +80,8 @@ def main() -> None:
         initial_eval_loss = model.eval()(**first).loss.item()
 
     model.train()
+    for module in frozen:
+        module.eval()
     step_model = torch.compile(model) if arguments.compile else model
     cast = torch.autocast("cpu", torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
     losses, seconds = [], []
@@ -86,7 +103,7 @@ def main() -> None:
         "length": None if arguments.lengths else arguments.length,
         "precision": arguments.precision,
         "threads": arguments.threads,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainable),
         "startup_seconds": ready_seconds,
         "initial_eval_loss": initial_eval_loss,
         "losses": losses,

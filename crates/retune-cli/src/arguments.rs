@@ -42,6 +42,8 @@ pub enum Command {
     Bench(crate::commands::bench::Bench),
     /// Prove that a killed and resumed run gives the weights of an uninterrupted one.
     VerifyResume(crate::commands::verify_resume::VerifyResume),
+    /// Show and remove the features that runs have kept on disk.
+    Cache(crate::commands::cache::Cache),
     /// Print completions for a shell.
     Completions {
         /// The shell.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use retune::train::{Event, Listener, TrainError};
 
+use crate::format::{count, duration};
+
 /// Why a command failed, with its exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -187,6 +189,17 @@ impl Listener for Console {
                         .filter_map(|&name| Some(percent_or_number(name, metrics.get(name)?.as_f64()?)))
                         .collect();
                 self.say(&format!("{split} at step {step} (epoch {epoch:.2}): {}", shown.join("  ")));
+            }
+            Event::FeaturesCached { below, computed, reused, saved_seconds, .. } => {
+                let saved = saved_seconds.filter(|seconds| *seconds >= 0.1);
+                let saved = saved.map_or_else(String::new, |seconds| {
+                    format!("; about {} of computing saved", duration(seconds))
+                });
+                self.say(&format!(
+                    "features below {below}: {} computed, {} reused{saved}",
+                    count(*computed as usize),
+                    count(*reused as usize)
+                ));
             }
             Event::Warning { message, .. } => self.say(&format!("warning: {message}")),
             Event::Note { message } => self.say(message),

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Bench(bench) => commands::bench::run(&bench),
+        Command::Cache(cache) => commands::cache::run(&cache),
         Command::Completions { shell } => {
             arguments::print_completions(shell);
             Ok(ExitCode::SUCCESS)

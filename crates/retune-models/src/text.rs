@@ -61,10 +61,38 @@ pub enum WantedRows {
     First,
 }
 
-/// A pretrained text network without its task head.
+/// A pretrained text network without its task head. Its layer groups, from 0, are the embeddings and the blocks; a cut
+/// below group `g` lies between the groups `0..g` and all above them.
 pub trait TextBackbone: Send + Sync {
+    /// What the layer groups below a cut make of a batch: the hidden states [tokens, hidden] that enter group `cut`, or,
+    /// below all groups (`cut` is their number), the last hidden state's rows that `wanted` asks for.
+    fn below<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        batch: &TokenBatch,
+        cut: usize,
+        wanted: WantedRows,
+    ) -> Var;
+
+    /// What the layer groups above a cut make of the hidden states that enter them. `rows` are the batch's.
+    fn above<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        hidden: Var,
+        rows: &Rows,
+        cut: usize,
+        wanted: WantedRows,
+    ) -> Var;
+
     /// The last hidden state, [tokens, hidden] or [sequences, hidden].
-    fn forward<'s>(&'s self, forward: &mut Forward<'s>, batch: &TokenBatch, wanted: WantedRows) -> Var;
+    fn forward<'s>(&'s self, forward: &mut Forward<'s>, batch: &TokenBatch, wanted: WantedRows) -> Var {
+        self.below(forward, batch, self.groups(), wanted)
+    }
+
+    /// The number of layer groups.
+    fn groups(&self) -> usize {
+        1 + self.sizes().layers
+    }
 
     /// The sizes that a caller needs: hidden size, vocabulary, longest sequence.
     fn sizes(&self) -> &EncoderSizes;

@@ -295,6 +295,11 @@ impl Trainable {
         self.groups[group]
     }
 
+    /// The lowest layer group of which anything trains: below it nothing is recorded and no gradient goes.
+    pub fn deepest_group(&self) -> Option<usize> {
+        self.groups.iter().position(|&trains| trains)
+    }
+
     /// Lengths of the slots, for [`Gradients::new`](retune_autograd::Gradients::new).
     pub fn slot_lengths<'a>(&'a self, store: &'a ParameterStore) -> impl Iterator<Item = usize> + 'a {
         self.ids.iter().map(|&id| store.declaration(id).elements())

@@ -19,6 +19,8 @@ pub enum Event {
     StepEnded(StepEnded),
     /// An evaluation ended.
     EvalEnded(EvalEnded),
+    /// What frozen layer groups computed, and what of it was found again.
+    FeaturesCached(FeaturesCached),
     /// A checkpoint is on disk.
     CheckpointWritten(CheckpointWritten),
     /// Something the user should know.
@@ -165,6 +167,24 @@ impl EvalEnded {
     }
 }
 
+/// What frozen layer groups computed in a while, and what of it was found again.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct FeaturesCached {
+    /// The layer group below which all was frozen.
+    #[serde(deserialize_with = "lenient")]
+    pub below: String,
+    /// Samples computed.
+    #[serde(deserialize_with = "lenient")]
+    pub computed: u64,
+    /// Samples found.
+    #[serde(deserialize_with = "lenient")]
+    pub reused: u64,
+    /// Seconds that computing the found ones would have taken, less those of looking up.
+    #[serde(deserialize_with = "lenient")]
+    pub saved_seconds: Option<f64>,
+}
+
 /// A checkpoint is on disk.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -236,6 +256,8 @@ pub struct RunLog {
     pub steps: Vec<StepEnded>,
     /// Evaluations in order.
     pub evals: Vec<EvalEnded>,
+    /// What the feature cache did, in order.
+    pub features: Vec<FeaturesCached>,
     /// Checkpoints in order.
     pub checkpoints: Vec<CheckpointWritten>,
     /// Distinct warnings in order of appearance.
@@ -294,6 +316,7 @@ impl RunLog {
                 self.evals.retain(|earlier| earlier.split != eval.split || earlier.step < eval.step);
                 self.evals.push(eval);
             }
+            Event::FeaturesCached(features) => self.features.push(features),
             Event::CheckpointWritten(checkpoint) => {
                 self.checkpoints.retain(|earlier| earlier.step < checkpoint.step);
                 self.checkpoints.push(checkpoint);

@@ -7,7 +7,8 @@ use retune_tasks::metrics::{EvaluationOptions, EvaluationReport};
 use retune_tensor::Context;
 
 use crate::TrainError;
-use crate::trainee::{Fetch, Split, Trainee};
+use crate::features::{Prefix, logits};
+use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
 
 /// A split's logits and what was measured on them.
 #[derive(Clone, Debug)]
@@ -34,12 +35,24 @@ pub fn evaluate_logits(
     samples: &[u32],
     batch_size: usize,
 ) -> Result<Vec<f32>, TrainError> {
+    logits_in_batches(context, (store, None), trainee, split, samples, batch_size)
+}
+
+/// As [`evaluate_logits`], with the features that are kept of the store's frozen layer groups.
+fn logits_in_batches(
+    context: &Context,
+    (store, features): (&ParameterStore, Option<&Prefix>),
+    trainee: &dyn Trainee,
+    split: Split,
+    samples: &[u32],
+    batch_size: usize,
+) -> Result<Vec<f32>, TrainError> {
     let trainable = Trainable::none(store);
-    let mut logits = Vec::new();
+    let mut values = Vec::new();
     let mut batches = samples.chunks(batch_size.max(1)).peekable();
-    while let Some(batch) = batches.next() {
+    while let Some(samples) = batches.next() {
         let next = batches.peek().map(|next| Fetch::evaluation(split, next));
-        trainee.fetch(&Fetch::evaluation(split, batch), next.as_ref())?;
+        trainee.fetch(&Fetch::evaluation(split, samples), next.as_ref())?;
         let mut forward = Forward::new(Environment {
             context: context.clone(),
             store,
@@ -47,15 +60,16 @@ pub fn evaluate_logits(
             randomness: None,
             gradient_checkpointing: false,
         });
-        logits.extend_from_slice(trainee.logits(&mut forward, split, batch, 0).tensor().values());
+        let batch = SampleBatch { split, samples, first_occurrence: 0 };
+        values.extend_from_slice(logits(features, trainee, &mut forward, batch).tensor().values());
     }
-    Ok(logits)
+    Ok(values)
 }
 
-/// Evaluates a whole split.
+/// Evaluates a whole split, with the features that are kept of the store's frozen layer groups.
 pub(crate) fn evaluate(
     context: &Context,
-    store: &ParameterStore,
+    (store, features): (&ParameterStore, Option<&Prefix>),
     trainee: &dyn Trainee,
     task: &ClassificationTask,
     split: Split,
@@ -63,7 +77,7 @@ pub(crate) fn evaluate(
     options: &EvaluationOptions,
 ) -> Result<Evaluation, TrainError> {
     let samples: Vec<u32> = (0..trainee.samples(split) as u32).collect();
-    let logits = evaluate_logits(context, store, trainee, split, &samples, batch_size)?;
+    let logits = logits_in_batches(context, (store, features), trainee, split, &samples, batch_size)?;
     let targets: Vec<_> = samples.iter().map(|&sample| trainee.target(split, sample)).collect();
     Evaluation::measure(context, task, &targets, logits, options)
 }

@@ -84,6 +84,29 @@ pub enum Event {
         /// Its value.
         value: f64,
     },
+    /// What was computed below the deepest layer group that trains, and what was found there, since the last such event.
+    FeaturesCached {
+        /// Index of the stage.
+        stage: usize,
+        /// Optimizer steps made so far.
+        step: u64,
+        /// The layer group below which everything is frozen.
+        below: String,
+        /// Samples whose features were computed.
+        computed: u64,
+        /// Samples whose features were there.
+        reused: u64,
+        /// How many of those came from disk.
+        from_disk: u64,
+        /// Seconds that computing took.
+        computed_seconds: f64,
+        /// Seconds that computing the reused ones would have taken at the same rate, less those of looking up.
+        saved_seconds: Option<f64>,
+        /// Bytes of features in memory.
+        memory_bytes: u64,
+        /// Bytes of features on disk.
+        disk_bytes: u64,
+    },
     /// A checkpoint is on disk.
     CheckpointWritten {
         /// Optimizer steps it holds.

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
+use crate::features::FeatureCache;
 use crate::image_artifact::ImageArtifact;
 use crate::modality::ModalTrainee;
 use crate::plan::disk_bytes;
@@ -234,6 +235,7 @@ impl Run<'_> {
             folder: &folder,
             listeners: heard_by,
             stop: options.stop.clone(),
+            features: FeatureCache::new(recipe, &options.prepare.resolve.cache_dir),
         };
         match &resume_from {
             Some(checkpoint) => resume_trainer(&mut trainer, checkpoint)?,
@@ -434,6 +436,7 @@ fn finish(
         warn_about_result(trainer, task, split, &evaluation);
         write_predictions(folder, trainee, task, split, &evaluation)?;
     }
+    trainer.tell_of_features();
     let certificates = write_artifact(trainer, prepared, folder, temperature)?;
     folder.write_json("certificate.json", &certificates)?;
     folder.write_json(RunFolder::METRICS, &metrics)?;

@@ -10,6 +10,7 @@ mod data_check;
 mod error;
 mod evaluate;
 mod event;
+mod features;
 mod fit;
 mod image;
 mod image_artifact;
@@ -34,6 +35,9 @@ pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, exam
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
+pub use features::{
+    About, FeatureLimits, FeatureSet, clean_features, clear_features, feature_bytes, list_features,
+};
 pub use fit::{FitOptions, RunSummary, fit, resume};
 pub use image::{ImageTrainee, ImageViews};
 pub use image_predict::ImagePredictor;
@@ -50,5 +54,5 @@ pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
 pub use stages::{Stage, plan_stages};
 pub use text::{TextSplit, TextTrainee};
-pub use trainee::{Fetch, Split, Trainee};
+pub use trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 pub use trainer::{LossFunction, Outcome, StopFlag, Trainer};

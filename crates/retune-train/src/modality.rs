@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::image::ImageTrainee;
 use crate::text::TextTrainee;
-use crate::trainee::{Fetch, Split, Trainee};
+use crate::trainee::{Cut, Fetch, Split, Trainee};
 
 /// A model with its data, of one of the modalities.
 pub enum ModalTrainee {
@@ -152,5 +152,9 @@ impl Trainee for ModalTrainee {
         first_occurrence: u32,
     ) -> Var {
         self.trainee().logits(forward, split, samples, first_occurrence)
+    }
+
+    fn cut(&self) -> Option<&dyn Cut> {
+        self.trainee().cut()
     }
 }

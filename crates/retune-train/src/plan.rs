@@ -5,17 +5,18 @@
 
 use std::collections::BTreeMap;
 
-use retune_autograd::Gradients;
+use retune_autograd::{Gradients, Var};
 use retune_data::{BatchOrder, Target};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
 use retune_tensor::Context;
 use serde::Serialize;
 
+use crate::features::{FeatureLimits, feature_bytes};
 use crate::fit::optimizer_config;
 use crate::prepare::Prepared;
 use crate::recipe::Recipe;
 use crate::stages::Stage;
-use crate::trainee::{Split, Trainee};
+use crate::trainee::{SampleBatch, Split, Trainee};
 use crate::trainer::Trainer;
 
 /// At most this many batches of an epoch are measured; the arithmetic of the others is taken in proportion.
@@ -62,6 +63,21 @@ impl StepCost {
     }
 }
 
+/// What is kept of the layer groups that are frozen below all others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FeaturePlan {
+    /// The layer group below which everything is frozen.
+    pub below: String,
+    /// Bytes of the features of all splits.
+    pub bytes: u64,
+    /// How much of them there is room for, in memory and on disk, from 0 to 1.
+    pub kept_share: f64,
+    /// Floating-point operations of one pass over the training data from features alone.
+    pub epoch_operations: u64,
+    /// Floating-point operations of evaluating the validation split from features alone.
+    pub evaluation_operations: u64,
+}
+
 /// A stage with its length and its cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StagePlan {
@@ -79,6 +95,19 @@ pub struct StagePlan {
     pub learning_rates: BTreeMap<String, f64>,
     /// What a step costs.
     pub cost: StepCost,
+    /// What is computed once instead of in every epoch; `None` if nothing is, or `train.feature_cache` is off.
+    pub features: Option<FeaturePlan>,
+}
+
+impl StagePlan {
+    /// Floating-point operations of `passes` passes of which each costs `full` from the bottom and `above` from
+    /// features: those that there is no room for are computed again.
+    fn operations(&self, passes: f64, full: u64, above: impl Fn(&FeaturePlan) -> u64) -> f64 {
+        let full = full as f64;
+        let Some(features) = &self.features else { return passes * full };
+        let later = features.kept_share * above(features) as f64 + (1.0 - features.kept_share) * full;
+        passes.min(1.0) * full + (passes - 1.0).max(0.0) * later
+    }
 }
 
 /// A run before it begins.
@@ -144,7 +173,7 @@ pub fn measure_step(prepared: &Prepared, stage: &Stage) -> StepCost {
     let meter = Meter::new(prepared);
     let trainable = Trainer::stage_trainable(&prepared.store, stage);
     let longest = longest_samples(prepared);
-    let step = meter.train(&trainable, &longest);
+    let step = meter.train(&trainable, &longest, None);
     let memory = stage_memory(&prepared.recipe, &prepared.store, stage);
     StepCost {
         samples: longest.len(),
@@ -154,7 +183,7 @@ pub fn measure_step(prepared: &Prepared, stage: &Stage) -> StepCost {
         gradient_bytes: memory.gradient_bytes,
         optimizer_bytes: memory.optimizer_bytes,
         operations: step.operations,
-        epoch_operations: meter.epoch_operations(&trainable),
+        epoch_operations: meter.epoch_operations(&trainable, None),
     }
 }
 
@@ -164,11 +193,16 @@ pub fn measure_evaluation(prepared: &Prepared, split: Split) -> u64 {
     if samples == 0 {
         return 0;
     }
-    let meter = Meter::new(prepared);
-    let batch_size = prepared.recipe.train.per_device_eval_batch_size;
+    evaluation_operations(&Meter::new(prepared), split, None)
+}
+
+/// As [`measure_evaluation`], from the features at a cut if one is given.
+fn evaluation_operations(meter: &Meter<'_>, split: Split, cut: Option<usize>) -> u64 {
+    let samples = meter.prepared.trainee.samples(split);
+    let batch_size = meter.prepared.recipe.train.per_device_eval_batch_size;
     let batches = BatchOrder::sequential(samples, batch_size).epoch(0);
     let chosen = spread(batches.batches()).map(|index| batches.batch(index));
-    in_proportion(chosen, samples, |batch| meter.evaluate(split, batch))
+    in_proportion(chosen, samples, |batch| meter.evaluate(split, batch, cut))
 }
 
 /// Steps, memory, arithmetic and disk of a prepared run.
@@ -180,13 +214,28 @@ pub fn plan_run(prepared: &Prepared) -> RunPlan {
         prepared.stages.iter().map(|stage| plan_stage(prepared, stage, steps_per_epoch)).collect();
     let total_steps: u64 = stages.iter().map(|stage| stage.steps).sum();
     let epochs = |stage: &StagePlan| stage.steps as f64 / steps_per_epoch as f64;
-    let training: f64 = stages.iter().map(|stage| stage.cost.epoch_operations as f64 * epochs(stage)).sum();
-    let while_training = match recipe.train.eval_steps {
-        Some(eval_steps) => total_steps / eval_steps.max(1),
-        None => total_steps.div_ceil(steps_per_epoch),
+    let training: f64 = stages
+        .iter()
+        .map(|stage| {
+            let full = stage.cost.epoch_operations;
+            stage.operations(epochs(stage), full, |features| features.epoch_operations)
+        })
+        .sum();
+    let evaluation = measure_evaluation(prepared, Split::Validation);
+    let while_training = |stage: &StagePlan| match recipe.train.eval_steps {
+        Some(eval_steps) => stage.steps / eval_steps.max(1),
+        None => stage.steps.div_ceil(steps_per_epoch),
     };
     // Both splits are measured with the untrained head before, and with the final model after.
-    let validation = measure_evaluation(prepared, Split::Validation) as f64 * (while_training + 2) as f64;
+    let validation: f64 = stages
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| {
+            let at_the_ends = u64::from(index == 0) + u64::from(index + 1 == stages.len());
+            let passes = (while_training(stage) + at_the_ends) as f64;
+            stage.operations(passes, evaluation, |features| features.evaluation_operations)
+        })
+        .sum();
     let test = measure_evaluation(prepared, Split::Test) as f64 * 2.0;
     let all: Vec<u32> = (0..train_samples as u32).collect();
     RunPlan {
@@ -215,7 +264,29 @@ fn plan_stage(prepared: &Prepared, stage: &Stage, steps_per_epoch: u64) -> Stage
         trainable_parameters: (cost.gradient_bytes / 4) as usize,
         learning_rates: learning_rates.into_iter().collect(),
         cost,
+        features: plan_features(prepared, stage),
     }
+}
+
+/// What a stage keeps of its frozen prefix.
+fn plan_features(prepared: &Prepared, stage: &Stage) -> Option<FeaturePlan> {
+    let Prepared { recipe, trainee, store, .. } = prepared;
+    let trainable = Trainer::stage_trainable(store, stage);
+    let cut = trainable.deepest_group()?;
+    let bytes = feature_bytes(trainee, cut)?;
+    let limits = FeatureLimits::of(recipe);
+    if !limits.keep_anything() {
+        return None;
+    }
+    let meter = Meter::new(prepared);
+    let room = limits.memory.saturating_add(limits.disk);
+    Some(FeaturePlan {
+        below: store.groups().get(cut).map(|group| group.name.clone()).unwrap_or_default(),
+        bytes,
+        kept_share: (room as f64 / bytes.max(1) as f64).min(1.0),
+        epoch_operations: meter.epoch_operations(&trainable, Some(cut)),
+        evaluation_operations: evaluation_operations(&meter, Split::Validation, Some(cut)),
+    })
 }
 
 fn tokens(prepared: &Prepared, samples: &[u32]) -> u64 {
@@ -274,8 +345,26 @@ impl<'a> Meter<'a> {
         Self { prepared, context, store }
     }
 
+    /// Logits of samples, from the features at a cut if one is given.
+    fn logits<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        split: Split,
+        samples: &[u32],
+        cut: Option<usize>,
+    ) -> Var {
+        let trainee = &self.prepared.trainee;
+        let (Some(cut), Some(model)) = (cut, trainee.cut()) else {
+            return trainee.logits(forward, split, samples, 0);
+        };
+        let values = samples.iter().map(|&sample| model.feature_len(split, sample, cut)).sum::<usize>();
+        let features = self.context.zeros([values]);
+        let batch = SampleBatch { split, samples, first_occurrence: 0 };
+        model.logits_from_features(forward, &features, batch, cut)
+    }
+
     /// Forward and backward of one micro-batch, as the loop does them.
-    fn train(&self, trainable: &Trainable, samples: &[u32]) -> Measured {
+    fn train(&self, trainable: &Trainable, samples: &[u32], cut: Option<usize>) -> Measured {
         let Prepared { recipe, task, trainee, .. } = self.prepared;
         let pool = self.context.pool();
         pool.reset_peak();
@@ -288,7 +377,7 @@ impl<'a> Meter<'a> {
             randomness: Some(Randomness { seed: recipe.train.seed, step: 0 }),
             gradient_checkpointing: recipe.train.gradient_checkpointing,
         });
-        let logits = trainee.logits(&mut forward, Split::Train, samples, 0);
+        let logits = self.logits(&mut forward, Split::Train, samples, cut);
         let targets: Vec<&Target> =
             samples.iter().map(|&sample| trainee.target(Split::Train, sample)).collect();
         let loss = task.loss(&self.context, logits.tensor(), &targets, 1.0);
@@ -300,7 +389,7 @@ impl<'a> Meter<'a> {
     }
 
     /// Forward of one batch in evaluation mode: its operations.
-    fn evaluate(&self, split: Split, samples: &[u32]) -> u64 {
+    fn evaluate(&self, split: Split, samples: &[u32], cut: Option<usize>) -> u64 {
         let counted = self.context.operations();
         let trainable = Trainable::none(&self.store);
         let mut forward = Forward::new(Environment {
@@ -310,11 +399,11 @@ impl<'a> Meter<'a> {
             randomness: None,
             gradient_checkpointing: false,
         });
-        self.prepared.trainee.logits(&mut forward, split, samples, 0);
+        self.logits(&mut forward, split, samples, cut);
         self.context.operations() - counted
     }
 
-    fn epoch_operations(&self, trainable: &Trainable) -> u64 {
+    fn epoch_operations(&self, trainable: &Trainable, cut: Option<usize>) -> u64 {
         let Prepared { recipe, trainee, .. } = self.prepared;
         let train = &recipe.train;
         let samples = trainee.samples(Split::Train);
@@ -323,7 +412,7 @@ impl<'a> Meter<'a> {
         let order =
             BatchOrder::new(lengths, batch_size, train.seed, train.group_by_length, true, false).epoch(0);
         let chosen = spread(order.batches()).map(|index| order.batch(index));
-        in_proportion(chosen, samples, |batch| self.train(trainable, batch).operations)
+        in_proportion(chosen, samples, |batch| self.train(trainable, batch, cut).operations)
     }
 }
 

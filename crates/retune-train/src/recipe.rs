@@ -23,9 +23,9 @@ pub use error::RecipeError;
 pub use places::Places;
 pub use reference::render_reference;
 pub use sections::{
-    BadRowPolicy, Channels, ClassWeights, DataSection, Method, MissingPolicy, ModelSection, OneOrMore,
-    OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection, StageSection, StrategySection,
-    TaskSection, TrainSection,
+    BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, Method, MissingPolicy, ModelSection,
+    OneOrMore, OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection, StageSection,
+    StrategySection, TaskSection, TrainSection,
 };
 pub(crate) use stage_target::StageTarget;
 

@@ -7,8 +7,10 @@ use retune_autograd::{Pooling, Var};
 use retune_data::{EncodedDataset, Target, TextDataset, TokenSequence};
 use retune_models::text::{TextClassifier, TokenBatch};
 use retune_nn::Forward;
+use retune_tensor::Tensor;
+use sha2::{Digest, Sha256};
 
-use crate::trainee::{Split, Trainee};
+use crate::trainee::{Cut, SampleBatch, SampleHash, Split, Trainee};
 
 /// A split's examples with their token ids.
 pub struct TextSplit {
@@ -29,6 +31,37 @@ pub struct TextTrainee {
 /// Windows of one sample draw from different random streams: the window's index sits above the sample's occurrence.
 const WINDOW_SHIFT: u32 = 20;
 
+/// The windows of some samples as one packed batch.
+struct Windows {
+    batch: TokenBatch,
+    /// Where each sample's windows start, and the end.
+    offsets: Vec<u32>,
+}
+
+impl Windows {
+    fn pack(samples: &[&[TokenSequence]], first_occurrence: u32) -> Self {
+        let mut keys = Vec::new();
+        let mut offsets = vec![0_u32];
+        let mut sequences = Vec::new();
+        for (occurrence, windows) in (first_occurrence..).zip(samples) {
+            for (window, sequence) in (0_u32..).zip(windows.iter()) {
+                keys.push(occurrence | window << WINDOW_SHIFT);
+                sequences.push((sequence.ids.as_slice(), sequence.type_ids.as_slice()));
+            }
+            offsets.push(sequences.len() as u32);
+        }
+        Self { batch: TokenBatch::pack(sequences, &keys), offsets }
+    }
+
+    /// Averages the logits of each sample's windows.
+    fn average(self, forward: &mut Forward<'_>, logits: Var) -> Var {
+        if self.batch.rows.sequences() + 1 == self.offsets.len() {
+            return logits;
+        }
+        forward.tape().pool(&logits, &Arc::new(self.offsets), Pooling::Mean)
+    }
+}
+
 /// Logits of samples that may each have several windows: those of a sample's windows are averaged.
 pub fn window_logits<'s>(
     model: &'s TextClassifier,
@@ -36,26 +69,24 @@ pub fn window_logits<'s>(
     samples: &[&[TokenSequence]],
     first_occurrence: u32,
 ) -> Var {
-    let mut keys = Vec::new();
-    let mut offsets = vec![0_u32];
-    let mut sequences = Vec::new();
-    for (occurrence, windows) in (first_occurrence..).zip(samples) {
-        for (window, sequence) in (0_u32..).zip(windows.iter()) {
-            keys.push(occurrence | window << WINDOW_SHIFT);
-            sequences.push((sequence.ids.as_slice(), sequence.type_ids.as_slice()));
-        }
-        offsets.push(sequences.len() as u32);
-    }
-    let logits = model.logits(forward, &TokenBatch::pack(sequences, &keys));
-    if keys.len() == samples.len() {
-        return logits;
-    }
-    forward.tape().pool(&logits, &Arc::new(offsets), Pooling::Mean)
+    let windows = Windows::pack(samples, first_occurrence);
+    let logits = model.logits(forward, &windows.batch);
+    windows.average(forward, logits)
 }
 
 impl TextTrainee {
     fn split(&self, split: Split) -> &TextSplit {
         &self.splits[&split]
+    }
+
+    fn windows(&self, split: Split, sample: u32) -> &[TokenSequence] {
+        &self.split(split).encoded.encodings[sample as usize].windows
+    }
+
+    fn pack(&self, split: Split, samples: &[u32], first_occurrence: u32) -> Windows {
+        let samples: Vec<&[TokenSequence]> =
+            samples.iter().map(|&sample| self.windows(split, sample)).collect();
+        Windows::pack(&samples, first_occurrence)
     }
 }
 
@@ -65,8 +96,7 @@ impl Trainee for TextTrainee {
     }
 
     fn length(&self, split: Split, sample: u32) -> u32 {
-        let windows = &self.split(split).encoded.encodings[sample as usize].windows;
-        windows.iter().map(|window| window.ids.len() as u32).sum()
+        self.windows(split, sample).iter().map(|window| window.ids.len() as u32).sum()
     }
 
     fn target(&self, split: Split, sample: u32) -> &Target {
@@ -85,9 +115,66 @@ impl Trainee for TextTrainee {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var {
-        let encodings = &self.split(split).encoded.encodings;
-        let windows: Vec<&[TokenSequence]> =
-            samples.iter().map(|&sample| encodings[sample as usize].windows.as_slice()).collect();
-        window_logits(&self.model, forward, &windows, first_occurrence)
+        let windows = self.pack(split, samples, first_occurrence);
+        let logits = self.model.logits(forward, &windows.batch);
+        windows.average(forward, logits)
+    }
+
+    fn cut(&self) -> Option<&dyn Cut> {
+        Some(self)
+    }
+}
+
+impl Cut for TextTrainee {
+    /// A text's path is always the same; embeddings alone are looked up as fast as features are.
+    fn is_worth_keeping(&self, _split: Split, cut: usize) -> bool {
+        self.model.has_blocks_below(cut)
+    }
+
+    fn feature_len(&self, split: Split, sample: u32, cut: usize) -> usize {
+        let windows = self.windows(split, sample).iter();
+        let rows: usize = windows.map(|window| self.model.rows_at_cut(cut, window.ids.len())).sum();
+        rows * self.model.sizes().hidden_size
+    }
+
+    fn feature_width(&self, _cut: usize) -> usize {
+        self.model.sizes().hidden_size
+    }
+
+    fn signature(&self) -> String {
+        format!("{} {:?}", self.model.family().model_type, self.model.sizes())
+    }
+
+    fn sample_hash(&self, split: Split, sample: u32) -> SampleHash {
+        let mut hasher = Sha256::new();
+        for window in self.windows(split, sample) {
+            hasher.update((window.ids.len() as u32).to_le_bytes());
+            for (id, type_id) in window.ids.iter().zip(&window.type_ids) {
+                hasher.update(id.to_le_bytes());
+                hasher.update(type_id.to_le_bytes());
+            }
+        }
+        let mut hash = SampleHash::default();
+        hash.copy_from_slice(&hasher.finalize()[..16]);
+        hash
+    }
+
+    fn features<'s>(&'s self, forward: &mut Forward<'s>, split: Split, samples: &[u32], cut: usize) -> Var {
+        self.model.below_cut(forward, &self.pack(split, samples, 0).batch, cut)
+    }
+
+    fn logits_from_features<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        features: &Tensor,
+        samples: SampleBatch<'_>,
+        cut: usize,
+    ) -> Var {
+        let windows = self.pack(samples.split, samples.samples, samples.first_occurrence);
+        let hidden_size = self.model.sizes().hidden_size;
+        let hidden = features.reshape([features.elements() / hidden_size, hidden_size]);
+        let hidden = Var::constant(hidden);
+        let logits = self.model.logits_above_cut(forward, hidden, &windows.batch.rows, cut);
+        windows.average(forward, logits)
     }
 }

@@ -3,6 +3,7 @@
 use retune_autograd::Var;
 use retune_data::Target;
 use retune_nn::{Forward, Randomness};
+use retune_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -97,4 +98,56 @@ pub trait Trainee: Send + Sync {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var;
+
+    /// How its path is cut, if it can be: then what a frozen prefix computes is kept and used again.
+    fn cut(&self) -> Option<&dyn Cut> {
+        None
+    }
+}
+
+/// A hash of an encoded sample.
+pub type SampleHash = [u8; 16];
+
+/// A model whose path can be cut below a layer group (`cut` is the group's index). While nothing below a cut trains, a
+/// sample's values there, its *features*, are a function of the sample alone.
+pub trait Cut: Send + Sync {
+    /// Whether the features of a split are worth keeping: a sample takes the same path below the cut each time, and that
+    /// path costs more than reading its end back.
+    fn is_worth_keeping(&self, split: Split, cut: usize) -> bool;
+
+    /// The number of values of a sample's features.
+    fn feature_len(&self, split: Split, sample: u32, cut: usize) -> usize;
+
+    /// The width of a row of features: a sample's are one or several rows.
+    fn feature_width(&self, cut: usize) -> usize;
+
+    /// What the path depends on beside weights, instruction set and sample: the family and its sizes.
+    fn signature(&self) -> String;
+
+    /// A hash of all that goes in at the bottom: of the encoded sample, not of its row in a file.
+    fn sample_hash(&self, split: Split, sample: u32) -> SampleHash;
+
+    /// The features of samples, one sample after the other. No sample's may depend on the others.
+    fn features<'s>(&'s self, forward: &mut Forward<'s>, split: Split, samples: &[u32], cut: usize) -> Var;
+
+    /// Logits [samples, outputs] from what [`features`](Self::features) gave, as a tensor of one axis; the same bits as
+    /// [`Trainee::logits`].
+    fn logits_from_features<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        features: &Tensor,
+        samples: SampleBatch<'_>,
+        cut: usize,
+    ) -> Var;
+}
+
+/// Samples of a batch, with the place of the first in the step's effective batch.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleBatch<'a> {
+    /// The split they are of.
+    pub split: Split,
+    /// Their indices.
+    pub samples: &'a [u32],
+    /// The occurrence of the first, which keys their randomness.
+    pub first_occurrence: u32,
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
+use crate::features::{FeatureCache, Prefix, logits};
 use crate::plan::{stage_steps, steps_per_epoch};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
@@ -26,7 +27,7 @@ use crate::state::{
     Best, Progress, Snapshot, Unlogged, list_checkpoints, read_checkpoint, read_parameters,
     rotate_checkpoints, write_parameters,
 };
-use crate::trainee::{Fetch, Split, Trainee};
+use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
 use crate::{RunFolder, TrainError};
 
 /// Asks a run to stop at the next step. Shared with a signal handler or another thread.
@@ -98,12 +99,15 @@ pub struct Trainer<'a> {
     pub listeners: Vec<&'a mut dyn Listener>,
     /// Asks the loop to stop.
     pub stop: StopFlag,
+    /// What frozen layer groups computed.
+    pub(crate) features: FeatureCache,
 }
 
 /// What stays the same over one stage.
 struct StageRun<'a> {
     stage: &'a Stage,
     trainable: Trainable,
+    features: Option<Arc<Prefix>>,
     schedule: Schedule,
     total_steps: u64,
     steps_per_epoch: u64,
@@ -128,7 +132,10 @@ impl Trainer<'_> {
             let index = self.progress.stage;
             let stages = self.stages;
             let stage_run = self.enter_stage(&stages[index]);
-            match self.run_stage(&stage_run)? {
+            let end = self.run_stage(&stage_run)?;
+            self.features.weights_changed();
+            self.tell_of_features();
+            match end {
                 StageEnd::Interrupted => return Ok(Outcome::Interrupted),
                 StageEnd::NoImprovement if index + 1 == self.stages.len() => {
                     outcome = Outcome::EarlyStopping;
@@ -168,6 +175,7 @@ impl Trainer<'_> {
     fn enter_stage<'s>(&mut self, stage: &'s Stage) -> StageRun<'s> {
         let trainable = Self::stage_trainable(&self.store, stage);
         self.optimizer.set_trainable(&self.store, &trainable);
+        let features = self.features_of(&self.store, false, &trainable);
         let total_steps = stage_steps(stage, self.steps_per_epoch());
         let schedule = Schedule::new(&stage.schedule, total_steps);
         if self.progress.plateau.is_none() {
@@ -177,6 +185,7 @@ impl Trainer<'_> {
         let run = StageRun {
             stage,
             trainable,
+            features,
             schedule,
             total_steps,
             steps_per_epoch: self.steps_per_epoch(),
@@ -244,6 +253,11 @@ impl Trainer<'_> {
                     return Ok(StageEnd::NoImprovement);
                 }
             }
+            if stage_ended {
+                self.tell_of_features();
+            } else if epoch_ended {
+                self.features.finish();
+            }
             if save_due {
                 self.save_checkpoint()?;
             }
@@ -255,6 +269,7 @@ impl Trainer<'_> {
     }
 
     fn interrupt(&mut self) -> Result<StageEnd, TrainError> {
+        self.tell_of_features();
         self.save_checkpoint()?;
         Ok(StageEnd::Interrupted)
     }
@@ -302,7 +317,9 @@ impl Trainer<'_> {
                 randomness: Some(randomness),
                 gradient_checkpointing: train.gradient_checkpointing,
             });
-            let logits = self.trainee.logits(&mut forward, Split::Train, samples, done.samples as u32);
+            let first_occurrence = done.samples as u32;
+            let batch = SampleBatch { split: Split::Train, samples, first_occurrence };
+            let logits = logits(run.features.as_deref(), self.trainee, &mut forward, batch);
             let targets: Vec<&Target> =
                 samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
             let loss = match self.loss {
@@ -434,7 +451,47 @@ impl Trainer<'_> {
     pub fn evaluate(&self, split: Split, options: &EvaluationOptions) -> Result<Evaluation, TrainError> {
         let batch_size = self.recipe.train.per_device_eval_batch_size;
         let store = self.evaluated_store();
+        // After the last stage its cut still holds: what it froze is frozen in the final model.
+        let stage = self.stages.get(self.progress.stage).or(self.stages.last());
+        let features = stage.and_then(|stage| {
+            let trainable = Self::stage_trainable(store, stage);
+            self.features_of(store, self.average.is_some(), &trainable)
+        });
+        let store = (store, features.as_deref());
         evaluate(&self.context, store, self.trainee, self.task, split, batch_size, options)
+    }
+
+    /// What is kept of the layer groups below all that train.
+    fn features_of(
+        &self,
+        store: &ParameterStore,
+        is_average: bool,
+        trainable: &Trainable,
+    ) -> Option<Arc<Prefix>> {
+        let cut = trainable.deepest_group()?;
+        self.features.below(&self.context, (store, is_average), self.trainee, cut)
+    }
+
+    /// Makes computed features visible to other runs, and tells what they saved.
+    pub(crate) fn tell_of_features(&mut self) {
+        self.features.finish();
+        for failure in self.features.take_failures() {
+            self.emit(&Event::warning("feature-cache", failure));
+        }
+        for usage in self.features.take_usage() {
+            self.emit(&Event::FeaturesCached {
+                stage: self.progress.stage,
+                step: self.progress.step,
+                below: usage.below,
+                computed: usage.computed,
+                reused: usage.reused,
+                from_disk: usage.from_disk,
+                computed_seconds: usage.computed_seconds,
+                saved_seconds: usage.saved_seconds,
+                memory_bytes: usage.memory_bytes,
+                disk_bytes: usage.disk_bytes,
+            });
+        }
     }
 
     /// Evaluates the validation split, keeps the best model, and says whether the stage should end.
@@ -533,6 +590,7 @@ impl Trainer<'_> {
         let averaged = &found[found.len().saturating_sub(count)..];
         let Some((first, others)) = averaged.split_first() else { return Ok(()) };
         self.average = None;
+        self.features.weights_changed();
         read_checkpoint(first, &mut self.store)?;
         for (done, checkpoint) in (1..).zip(others) {
             let mut next = self.store.clone();
@@ -561,6 +619,7 @@ impl Trainer<'_> {
     /// # Errors
     /// If they cannot be read.
     pub fn load_best(&mut self) -> Result<(), TrainError> {
+        self.features.weights_changed();
         if self.recipe.train.load_best_model_at_end && self.progress.best.is_some() {
             read_parameters(&mut self.store, &self.folder.best_weights()?)?;
             self.average = None;

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod cache;
 pub mod convert;
 pub mod data;
 pub mod embed;

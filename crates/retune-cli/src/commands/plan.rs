@@ -117,6 +117,7 @@ impl<'a> Sheet<'a> {
         let mut parts = vec![self.model_text(), self.data_text()];
         parts.extend(self.classes_table().map(|table| table.to_string()));
         parts.push(self.stages_text());
+        parts.extend(self.features_text());
         parts.push(self.memory_text());
         parts.push(self.cost_text());
         parts.push(self.findings_text());
@@ -241,6 +242,31 @@ impl<'a> Sheet<'a> {
             counted(train.per_device_train_batch_size * train.gradient_accumulation_steps, "sample"),
             count(self.plan.tokens_per_epoch as usize),
         )
+    }
+
+    /// What is kept of frozen layer groups, where anything is.
+    fn features_text(&self) -> Option<String> {
+        let mut table = Table::new([
+            ("feature cache", Align::Left),
+            ("computed once below", Align::Left),
+            ("size", Align::Right),
+            ("kept", Align::Right),
+            ("arithmetic of a later epoch", Align::Right),
+        ]);
+        let mut any = false;
+        for stage in &self.plan.stages {
+            let Some(features) = &stage.features else { continue };
+            any = true;
+            let later = features.epoch_operations as f64 / stage.cost.epoch_operations.max(1) as f64;
+            table.row([
+                stage.name.clone(),
+                features.below.clone(),
+                bytes(features.bytes),
+                format::percent(features.kept_share),
+                format!("{} of the first", format::percent(later)),
+            ]);
+        }
+        any.then(|| table.to_string())
     }
 
     fn memory_text(&self) -> String {

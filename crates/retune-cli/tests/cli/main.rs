@@ -3,6 +3,7 @@
 
 mod artifact;
 mod equivalence;
+mod features;
 #[cfg(unix)]
 mod images;
 mod refusals;

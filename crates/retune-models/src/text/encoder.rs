@@ -1,6 +1,7 @@
 //! The post-norm Transformer encoder that BERT, RoBERTa and DistilBERT share (Vaswani et al. 2017; Devlin et al. 2018).
 //! They differ in names, in the first position and in whether segments are embedded; a family file says how.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use retune_autograd::Var;
@@ -192,6 +193,45 @@ impl Encoder {
             .collect();
         Self { sizes, embeddings, blocks }
     }
+
+    /// The hidden states [tokens, hidden] that enter the first block.
+    fn embed(&self, forward: &mut Forward<'_>, batch: &TokenBatch) -> Var {
+        let Embeddings { word, position, token_type, norm, dropout } = &self.embeddings;
+        let positions = Arc::new(batch.positions(self.sizes.first_position as u32));
+        let (word, position) = (word.table(forward), position.table(forward));
+        let token_type = token_type.as_ref().map(|table| table.table(forward));
+        let mut tables = vec![(&word, Arc::clone(&batch.token_ids)), (&position, positions)];
+        if let Some(token_type) = &token_type {
+            tables.push((token_type, Arc::clone(&batch.type_ids)));
+        }
+        let sum = forward.tape().embedding(&tables);
+        let hidden = norm.forward(forward, &sum);
+        drop(sum);
+        let spec = forward.dropout_spec(*dropout, self.sizes.hidden_dropout, &batch.rows);
+        forward.tape().dropout(&hidden, spec)
+    }
+
+    /// Runs some of the blocks; only the last of all computes less than every row.
+    fn run_blocks<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        mut hidden: Var,
+        rows: &Rows,
+        blocks: Range<usize>,
+        wanted: WantedRows,
+    ) -> Var {
+        for index in blocks {
+            let block = &self.blocks[index];
+            let wanted = if index + 1 == self.blocks.len() { wanted } else { WantedRows::All };
+            let rows = rows.clone();
+            hidden = forward.block(&hidden, move |forward, x| block.forward(forward, x, &rows, wanted));
+        }
+        if self.blocks.is_empty() && wanted == WantedRows::First {
+            let starts = rows.offsets[..rows.sequences()].to_vec();
+            hidden = forward.tape().gather_rows(&hidden, Arc::new(starts));
+        }
+        hidden
+    }
 }
 
 impl Block {
@@ -283,30 +323,29 @@ impl Block {
 }
 
 impl TextBackbone for Encoder {
-    fn forward<'s>(&'s self, forward: &mut Forward<'s>, batch: &TokenBatch, wanted: WantedRows) -> Var {
-        let Embeddings { word, position, token_type, norm, dropout } = &self.embeddings;
-        let positions = Arc::new(batch.positions(self.sizes.first_position as u32));
-        let (word, position) = (word.table(forward), position.table(forward));
-        let token_type = token_type.as_ref().map(|table| table.table(forward));
-        let mut tables = vec![(&word, Arc::clone(&batch.token_ids)), (&position, positions)];
-        if let Some(token_type) = &token_type {
-            tables.push((token_type, Arc::clone(&batch.type_ids)));
+    fn below<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        batch: &TokenBatch,
+        cut: usize,
+        wanted: WantedRows,
+    ) -> Var {
+        let embedded = self.embed(forward, batch);
+        self.run_blocks(forward, embedded, &batch.rows, 0..cut.saturating_sub(1), wanted)
+    }
+
+    fn above<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        hidden: Var,
+        rows: &Rows,
+        cut: usize,
+        wanted: WantedRows,
+    ) -> Var {
+        if cut == self.groups() {
+            return hidden;
         }
-        let sum = forward.tape().embedding(&tables);
-        let mut hidden = norm.forward(forward, &sum);
-        drop(sum);
-        let spec = forward.dropout_spec(*dropout, self.sizes.hidden_dropout, &batch.rows);
-        hidden = forward.tape().dropout(&hidden, spec);
-        for (index, block) in self.blocks.iter().enumerate() {
-            let wanted = if index + 1 == self.blocks.len() { wanted } else { WantedRows::All };
-            let rows = batch.rows.clone();
-            hidden = forward.block(&hidden, move |forward, x| block.forward(forward, x, &rows, wanted));
-        }
-        if self.blocks.is_empty() && wanted == WantedRows::First {
-            let starts = batch.rows.offsets[..batch.rows.sequences()].to_vec();
-            hidden = forward.tape().gather_rows(&hidden, Arc::new(starts));
-        }
-        hidden
+        self.run_blocks(forward, hidden, rows, cut.saturating_sub(1)..self.blocks.len(), wanted)
     }
 
     fn sizes(&self) -> &EncoderSizes {

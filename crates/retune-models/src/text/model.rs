@@ -86,6 +86,34 @@ impl TextClassifier {
         self.head.forward(forward, &features, &rows)
     }
 
+    /// Whether there is a block below a cut: below the first one there are only embeddings, which are looked up.
+    pub fn has_blocks_below(&self, cut: usize) -> bool {
+        (2..=self.backbone.groups()).contains(&cut)
+    }
+
+    /// The rows that a sequence of so many tokens has at a cut: below the head only the first one is ever read.
+    pub fn rows_at_cut(&self, cut: usize, tokens: usize) -> usize {
+        if cut == self.backbone.groups() { tokens.min(1) } else { tokens }
+    }
+
+    /// What the layer groups below a cut make of a batch: the rows of each sequence one after the other, each
+    /// [`rows_at_cut`](Self::rows_at_cut) of width hidden.
+    pub fn below_cut<'s>(&'s self, forward: &mut Forward<'s>, batch: &TokenBatch, cut: usize) -> Var {
+        self.backbone.below(forward, batch, cut, WantedRows::First)
+    }
+
+    /// Logits [sequences, outputs] from what [`below_cut`](Self::below_cut) gave. `rows` are the batch's.
+    pub fn logits_above_cut<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        hidden: Var,
+        rows: &Rows,
+        cut: usize,
+    ) -> Var {
+        let features = self.backbone.above(forward, hidden, rows, cut, WantedRows::First);
+        self.head.forward(forward, &features, &rows.first_of_each())
+    }
+
     /// The last hidden state pooled over each sequence.
     pub fn features<'s>(
         &'s self,

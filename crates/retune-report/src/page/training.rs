@@ -5,13 +5,14 @@ use serde_json::Value;
 
 use super::{Section, figure, put};
 use crate::charts::{LineChart, Mark, Series, smoothed};
-use crate::format::{Escaped, count, number, parameters, percent};
+use crate::format::{Escaped, count, duration, number, parameters, percent};
 use crate::log::StageEntered;
 use crate::run::{Kind, Run};
 
 pub(super) fn section(run: &Run) -> Section {
     let mut html = String::new();
     stages(&mut html, run);
+    features(&mut html, run);
     let marks = marks(run);
     let mut charts = String::new();
     loss_chart(&mut charts, run, &marks);
@@ -93,6 +94,27 @@ fn stages(html: &mut String, run: &Run) {
         put(html, format_args!("<td class=\"n\">{trained}{total}</td><td class=\"n\">{share}</td></tr>\n"));
     }
     html.push_str("</tbody></table></div>\n");
+}
+
+/// What the feature cache saved, in a sentence.
+fn features(html: &mut String, run: &Run) {
+    let told = &run.log.features;
+    let reused: u64 = told.iter().map(|features| features.reused).sum();
+    if reused == 0 {
+        return;
+    }
+    let computed: u64 = told.iter().map(|features| features.computed).sum();
+    let saved: f64 = told.iter().filter_map(|features| features.saved_seconds).sum();
+    let time = if saved >= 1.0 { format!(", which saved about {}", duration(saved)) } else { String::new() };
+    put(
+        html,
+        format_args!(
+            "<p>The outputs of the frozen layer groups were computed {} times and taken from the feature cache {} times{time} \
+             (an estimate, at the rate of those that were computed). The result is the same to the bit.</p>\n",
+            count(computed),
+            count(reused)
+        ),
+    );
 }
 
 fn listed(groups: &[String]) -> String {

@@ -491,6 +491,12 @@ pub struct TrainSection {
     pub group_by_length: bool,
     /// Whether blocks recompute their activations in backward.
     pub gradient_checkpointing: bool,
+    /// Where the features below the deepest layer group that trains are kept.
+    pub feature_cache: FeatureCacheMode,
+    /// Bytes of features in memory at most.
+    pub feature_cache_bytes: u64,
+    /// Bytes of features on disk at most, those of other runs included.
+    pub feature_cache_disk_bytes: u64,
     /// Decay of the weights' moving average; none if unset.
     pub ema_decay: Option<f64>,
     /// How many of the last checkpoints are averaged; none if unset.
@@ -527,6 +533,9 @@ impl Default for TrainSection {
             early_stopping_threshold: 0.0,
             group_by_length: false,
             gradient_checkpointing: false,
+            feature_cache: FeatureCacheMode::default(),
+            feature_cache_bytes: 2 << 30,
+            feature_cache_disk_bytes: 16 << 30,
             ema_decay: None,
             average_checkpoints: None,
             seed: 42,
@@ -549,6 +558,21 @@ pub enum Precision {
     Bf16,
     /// The fastest that the machine has.
     Auto,
+}
+
+/// Where features of frozen layer groups are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureCacheMode {
+    /// In memory, and on disk for other runs.
+    #[default]
+    Auto,
+    /// In memory alone.
+    Memory,
+    /// On disk alone.
+    Disk,
+    /// Nowhere: they are computed in every epoch.
+    Off,
 }
 
 /// One `[[stage]]`.
