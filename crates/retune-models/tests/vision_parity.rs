@@ -192,9 +192,12 @@ fn check_gradients(golden: &Golden) {
     let trainable = trainable(golden);
     let mut gradients = Gradients::new(trainable.slot_lengths(&golden.store));
     let step = golden.step(&golden.store, &trainable, &mut gradients, false);
-    assert_near(&golden.name, step.logits.values(), &flat(&golden.json["training_logits"]), 1e-4);
+    // Statistics of four small images magnify rounding, in some networks far enough that the reference's own float32
+    // drifts: what it does to its losses is allowed here. In evaluation the logits are held to 1e-4.
+    let tolerance = golden.json["float32_difference"]["losses"].as_f64().unwrap().max(1e-4);
+    assert_near(&golden.name, step.logits.values(), &flat(&golden.json["training_logits"]), tolerance);
     let loss = golden.json["loss"].as_f64().unwrap();
-    assert!((step.loss - loss).abs() < 1e-4, "{}: loss {} against {loss}", golden.name, step.loss);
+    assert!((step.loss - loss).abs() < tolerance, "{}: loss {} against {loss}", golden.name, step.loss);
 
     let all = golden.json["gradient_norm"].as_f64().unwrap();
     // The last number of a record is how far the reference's own float32 is off.
