@@ -5,7 +5,7 @@ use retune_kernels::{Activation, BatchNorm};
 
 use crate::{Context, Tensor};
 
-/// Mean and biased variance of each channel, [channels] each.
+/// Mean and biased variance of each channel, `[channels]` each.
 #[derive(Clone, Debug)]
 pub struct ChannelStatistics {
     /// Mean.

@@ -52,7 +52,7 @@ impl Conv2dParameters {
     }
 }
 
-/// Convolution of `x` [batch, height, width, in] with `weight`, plus `bias` [out]:
+/// Convolution of `x` [batch, height, width, in] with `weight`, plus `bias` `[out]`:
 /// [batch, output height, output width, out].
 pub fn conv2d(
     context: &Context,
