@@ -95,9 +95,9 @@ STEP_ROWS = (
 )
 
 IMAGE_STEP_ROWS = (
-    ImageStepRow("ResNet-50 8x224", "resnet50", 8, 224, 1.0),
-    ImageStepRow("ResNet-18 16x224", "resnet18", 16, 224, 1.0),
-    ImageStepRow("MobileNetV2 16x224", "mobilenet_v2", 16, 224, 1.0),
+    ImageStepRow("ResNet-50 8x224", "resnet50", 8, 224, 1.1),
+    ImageStepRow("ResNet-18 16x224", "resnet18", 16, 224, 1.3),
+    ImageStepRow("MobileNetV2 16x224", "mobilenet_v2", 16, 224, 1.3),
 )
 
 
