@@ -51,7 +51,15 @@ impl LabelSet {
             })?;
             names.push(name.to_owned());
         }
-        let set = Self::in_order(names);
+        Self::of_outputs(names)
+    }
+
+    /// The names of outputs, in their order.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] when a name stands twice.
+    pub fn of_outputs(names: impl IntoIterator<Item = String>) -> Result<Self, DataError> {
+        let set = Self::in_order(names.into_iter().collect());
         match set.names.iter().enumerate().find(|(index, name)| set.indices[*name] as usize != *index) {
             Some((index, name)) => {
                 let other = set.indices[name];

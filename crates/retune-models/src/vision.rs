@@ -13,6 +13,7 @@ mod mobilenet_v3;
 mod model;
 mod resnet;
 mod squeezenet;
+mod timm;
 mod vgg;
 
 use retune_autograd::Var;

@@ -1,6 +1,6 @@
 //! Classification and regression of any sample: one label, any number of labels, or numbers; loss, scores, predictions.
 
-use retune_data::{LabelSet, Target};
+use retune_data::{LabelSet, Target, TargetKind};
 use retune_kernels as kernels;
 use retune_tensor::{Context, Tensor};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,17 @@ pub enum ProblemType {
     MultiLabelClassification,
     /// One or several numbers per sample: mean squared error.
     Regression,
+}
+
+impl ProblemType {
+    /// What its label column holds.
+    pub fn target_kind(self) -> TargetKind {
+        match self {
+            Self::SingleLabelClassification => TargetKind::SingleLabel,
+            Self::MultiLabelClassification => TargetKind::MultiLabel,
+            Self::Regression => TargetKind::Regression,
+        }
+    }
 }
 
 /// The probability above which a label of a multi-label task is predicted.

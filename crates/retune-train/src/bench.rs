@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::TrainError;
 use crate::predict::configured_labels;
-use crate::prepare::available_threads;
+use crate::prepare::make_cpu;
 
 /// What is timed.
 #[derive(Clone, Debug)]
@@ -238,7 +238,6 @@ fn load_images(
     };
     let output = model.output_parameters().into_iter().find_map(|name| store.find(&name));
     let classes = output.map_or(IMAGE_CLASSES, |id| store.declaration(id).shape[0]);
-    let names = (0..classes).map(|class| (class.to_string(), format!("class {class}").into())).collect();
     let samples: Vec<u32> = (0..options.batch_size as u32).collect();
     let pixels = (0..(options.batch_size * size * size * 3) as u64)
         .map(|index| (2.0 * counter_uniform("bench.pixels", index) - 1.0) as f32)
@@ -249,7 +248,7 @@ fn load_images(
         targets: samples.iter().map(|row| Target::Class(row % classes as u32)).collect(),
     });
     let rates = ParameterRates { learning_rate: 1e-3, weight_decay: 1e-4 };
-    let labels = LabelSet::from_id2label(&names)?;
+    let labels = LabelSet::of_outputs((0..classes).map(|class| format!("class {class}")))?;
     Ok(Loaded { subject, store, labels, optimizer: OptimizerKind::Sgd, rates })
 }
 
@@ -259,9 +258,7 @@ fn load_images(
 /// If the folder has no usable configuration or the lengths do not fill one batch.
 pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
     let called = Instant::now();
-    let threads = options.threads.unwrap_or_else(available_threads);
-    let isa = options.isa.unwrap_or_else(Isa::detect);
-    let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
+    let cpu = make_cpu(options.threads, options.isa)?;
     let context = Context::cpu(cpu.clone());
     let Loaded { subject, mut store, labels, optimizer, rates } = match &options.input {
         BenchInput::Tokens(lengths) => load_text(&context, options, lengths)?,
@@ -321,8 +318,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         model: options.model.display().to_string(),
         batch_size: options.batch_size,
         precision: "f32",
-        isa: isa.to_string(),
-        threads,
+        isa: cpu.isa().to_string(),
+        threads: cpu.threads(),
         parameters,
         startup_seconds,
         initial_eval_loss,

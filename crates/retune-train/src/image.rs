@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use retune_autograd::{Pooling, Var};
 use retune_data::Target;
 use retune_data::image::{
-    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, Picture, PictureLoader,
+    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Picture, PictureLoader,
     PictureProblem, Pixels, ViewKey, thumbnail,
 };
 use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
@@ -26,6 +26,18 @@ struct View {
     split: Split,
     sample: u32,
     key: Option<ViewKey>,
+}
+
+/// A loader with a message about the key that its threads come from.
+pub(crate) fn picture_loader<R: LoadRequest, T: Send + 'static>(
+    workers: usize,
+    make: impl Fn(&R) -> T + Send + Sync + 'static,
+) -> Result<PictureLoader<R, T>, TrainError> {
+    PictureLoader::new(workers, make).map_err(|source| {
+        TrainError::Setting(format!(
+            "cannot start {workers} threads for pictures ({source}); set data.workers"
+        ))
+    })
 }
 
 /// How the pictures of a run become inputs.
@@ -79,11 +91,7 @@ impl ImageTrainee {
             let picture = &pictures[&view.split][view.sample as usize];
             shared.make(picture, view.key)
         };
-        let loader = PictureLoader::new(workers, make).map_err(|source| {
-            TrainError::Setting(format!(
-                "cannot start {workers} threads for pictures ({source}); set data.workers"
-            ))
-        })?;
+        let loader = picture_loader(workers, make)?;
         Ok(Self { model, config, layout, splits, views, loader, ready: Mutex::default() })
     }
 

@@ -6,24 +6,22 @@ use retune_checkpoint::{LoadReport, Weights};
 use retune_data::image::{
     ImageDataset, Picture, PictureLoader, PictureOptions, PictureProblem, Pixels, open_pictures,
 };
-use retune_data::{DatasetOptions, LabelSet, Modality, OnMissing, RoleOverrides, Target, TargetKind};
-use retune_kernels::{Cpu, Isa};
+use retune_data::{DatasetOptions, LabelSet, Modality, OnMissing, RoleOverrides, Target};
 use retune_models::vision::{ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
 use retune_tasks::metrics::EvaluationOptions;
 use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::TrainError;
 use crate::artifact::problem_type;
 use crate::evaluate::Evaluation;
-use crate::image::ImageViews;
-use crate::predict::PredictOptions;
+use crate::image::{ImageViews, picture_loader};
+use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
-    available_threads, context_threads, preprocessor_of, read_options, read_with_roles, role_overrides,
+    context_threads, make_context, preprocessor_of, read_options, read_with_roles, role_overrides,
 };
 use crate::recipe::{Recipe, TestTime};
 
@@ -71,7 +69,7 @@ impl ImagePredictor {
         let config = ImageConfig::open(path, recipe.model.architecture.as_deref())?;
         let preprocessor = preprocessor_of(&config, recipe)?;
         let weights = Weights::open(path)?;
-        let outputs = checkpoint_outputs(&config, &weights)?.ok_or_else(|| no_head(path))?;
+        let outputs = ImageClassifier::outputs_in(&config, &weights)?.ok_or_else(|| no_head(path))?;
         let task = task_of(&config, recipe, outputs)?;
         if task.outputs() != outputs {
             return Err(TrainError::Setting(format!(
@@ -80,10 +78,7 @@ impl ImagePredictor {
                 task.outputs()
             )));
         }
-        let threads = options.threads.unwrap_or_else(available_threads);
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
-        let context = Context::cpu(cpu);
+        let context = make_context(options.threads, options.isa)?;
         let mut builder = ParameterBuilder::default();
         let channels = preprocessor.channels();
         let parts =
@@ -102,13 +97,9 @@ impl ImagePredictor {
         let augmentation = recipe.augmentation.to_augmentation();
         let views = Arc::new(ImageViews { preprocessor, augmentation, test_time });
         let shared = Arc::clone(&views);
-        let workers = recipe.data.workers.unwrap_or(threads);
+        let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
         let make = move |request: &PictureRequest| shared.make(&request.picture, None);
-        let loader = PictureLoader::new(workers, make).map_err(|source| {
-            TrainError::Setting(format!(
-                "cannot start {workers} threads for pictures ({source}); set data.workers"
-            ))
-        })?;
+        let loader = picture_loader(workers, make)?;
         let trainable = Trainable::none(&store);
         Ok(Self {
             path: path.to_owned(),
@@ -155,11 +146,7 @@ impl ImagePredictor {
         let mut overrides =
             RoleOverrides { unlabelled: !with_targets, modality: Modality::Image, ..role_overrides(recipe) };
         if with_targets {
-            overrides.target_kind = Some(match self.task.problem_type {
-                ProblemType::SingleLabelClassification => TargetKind::SingleLabel,
-                ProblemType::MultiLabelClassification => TargetKind::MultiLabel,
-                ProblemType::Regression => TargetKind::Regression,
-            });
+            overrides.target_kind = Some(self.task.problem_type.target_kind());
         }
         let (mut table, roles) = read_with_roles(path, &options, &overrides)?;
         let threads = context_threads(&self.context);
@@ -234,29 +221,14 @@ fn no_head(path: &Path) -> TrainError {
     ))
 }
 
-/// The number of outputs that a checkpoint's weights have; none without an output layer.
-fn checkpoint_outputs(config: &ImageConfig, weights: &Weights) -> Result<Option<usize>, TrainError> {
-    let mut builder = ParameterBuilder::default();
-    let outputs = config.num_classes.unwrap_or(1);
-    let parts =
-        ImageClassifierParts { config, outputs, channels: config.channels, dropout: None, drop_path: None };
-    let model = ImageClassifier::declare(&parts, &mut builder);
-    let (source, _) = model.source(&builder, config, weights)?;
-    Ok(model.checkpoint_outputs(&source))
-}
-
 /// Labels by the recipe, else by the configuration, else `LABEL_0`, `LABEL_1`, ….
 fn task_of(config: &ImageConfig, recipe: &Recipe, outputs: usize) -> Result<ClassificationTask, TrainError> {
-    let numbered = |names: &mut dyn Iterator<Item = String>| -> Map<String, Value> {
-        names.enumerate().map(|(index, name)| (index.to_string(), name.into())).collect()
-    };
-    let names = match (&recipe.model.labels, &config.id2label) {
-        (Some(names), _) => numbered(&mut names.iter().cloned()),
-        (None, Some(names)) => names.clone(),
-        (None, None) => numbered(&mut (0..outputs).map(|index| format!("LABEL_{index}"))),
+    let labels = match (&recipe.model.labels, &config.id2label) {
+        (Some(names), _) => LabelSet::of_outputs(names.iter().cloned())?,
+        (None, Some(names)) => LabelSet::from_id2label(names)?,
+        (None, None) => placeholder_labels(outputs)?,
     };
     let problem_type = config.file.as_ref().and_then(problem_type);
     let problem_type = problem_type.unwrap_or(ProblemType::SingleLabelClassification);
-    let labels = LabelSet::from_id2label(&names)?;
     Ok(ClassificationTask { problem_type, labels, label_smoothing: 0.0, class_weights: None })
 }

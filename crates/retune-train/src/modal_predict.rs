@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use retune_checkpoint::ModelConfig;
 use retune_data::image::ImageDataset;
 use retune_data::{EncodedDataset, Finding, Target, TextDataset};
-use retune_models::vision::ImageConfig;
 use retune_tasks::ClassificationTask;
 use retune_tasks::metrics::EvaluationOptions;
 use serde_json::{Map, Value};
@@ -14,6 +12,7 @@ use crate::TrainError;
 use crate::evaluate::Evaluation;
 use crate::image_predict::ImagePredictor;
 use crate::predict::{PredictOptions, Predictor};
+use crate::prepare::reads_pictures;
 use crate::recipe::Recipe;
 
 /// A model of one of the modalities.
@@ -85,11 +84,7 @@ impl ModalPredictor {
     /// # Errors
     /// If there is no model, or one without a fitted head.
     pub fn open(path: &Path, recipe: &Recipe, options: &PredictOptions) -> Result<Self, TrainError> {
-        let file = path.join("config.json");
-        let is_image = recipe.model.architecture.is_some()
-            || path.is_file()
-            || file.is_file() && ImageConfig::describes_images(&ModelConfig::open(&file)?);
-        Ok(if is_image {
+        Ok(if reads_pictures(recipe, path)? {
             Self::Image(Box::new(ImagePredictor::open(path, recipe, options)?))
         } else {
             Self::Text(Box::new(Predictor::open(path, options)?))

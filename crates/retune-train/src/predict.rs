@@ -6,9 +6,9 @@ use retune_autograd::Pooling;
 use retune_checkpoint::{LoadReport, ModelConfig, Weights};
 use retune_data::{
     DatasetOptions, EncodedDataset, Encoding, LabelSet, LengthPolicy, OnMissing, RoleOverrides, Target,
-    TargetKind, TextDataset, TextTokenizer, TokenSequence, infer_roles, read_table,
+    TextDataset, TextTokenizer, TokenSequence, infer_roles, read_table,
 };
-use retune_kernels::{Cpu, Isa};
+use retune_kernels::Isa;
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
@@ -19,7 +19,7 @@ use retune_tensor::Context;
 use crate::TrainError;
 use crate::artifact::problem_type;
 use crate::evaluate::Evaluation;
-use crate::prepare::{available_threads, context_threads, over_length, read_options, role_overrides};
+use crate::prepare::{context_threads, make_context, over_length, read_options, role_overrides};
 use crate::recipe::Recipe;
 use crate::text::window_logits;
 
@@ -78,10 +78,7 @@ impl Predictor {
             lora: None,
         };
         let model = TextClassifier::declare(&parts, &mut builder)?;
-        let threads = options.threads.unwrap_or_else(available_threads);
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
-        let context = Context::cpu(cpu);
+        let context = make_context(options.threads, options.isa)?;
         let weights = Weights::open(directory)?;
         let how = LoadOptions::default();
         let (store, load_report) = load_parameters(&context, builder, family, &weights, &how)?;
@@ -172,11 +169,7 @@ impl Predictor {
         let table = read_table(path, &read_options(recipe)?)?;
         let mut overrides = RoleOverrides { unlabelled: !with_targets, ..role_overrides(recipe) };
         if with_targets {
-            overrides.target_kind = Some(match self.task.problem_type {
-                ProblemType::SingleLabelClassification => TargetKind::SingleLabel,
-                ProblemType::MultiLabelClassification => TargetKind::MultiLabel,
-                ProblemType::Regression => TargetKind::Regression,
-            });
+            overrides.target_kind = Some(self.task.problem_type.target_kind());
         }
         let roles = infer_roles(&table, &overrides)?;
         let labels = (self.task.problem_type != ProblemType::Regression).then(|| self.task.labels.clone());
@@ -236,14 +229,18 @@ impl Predictor {
     }
 }
 
+/// `LABEL_0`, `LABEL_1`, …: the reference's names of outputs that nobody named.
+pub(crate) fn placeholder_labels(outputs: usize) -> Result<LabelSet, TrainError> {
+    Ok(LabelSet::of_outputs((0..outputs).map(|index| format!("LABEL_{index}")))?)
+}
+
 /// The labels that a configuration names; `LABEL_0`, `LABEL_1`, … where it names none.
 pub(crate) fn configured_labels(config: &ModelConfig) -> Result<LabelSet, TrainError> {
     if let Some(names) = config.get("id2label").and_then(|names| names.as_object()) {
         return Ok(LabelSet::from_id2label(names)?);
     }
     let outputs = config.optional_integer("num_labels")?.unwrap_or(2);
-    let names = (0..outputs).map(|index| (index.to_string(), format!("LABEL_{index}").into()));
-    Ok(LabelSet::from_id2label(&names.collect())?)
+    placeholder_labels(outputs)
 }
 
 /// The caller's policy, else the one the model was trained with, else truncation at the model's greatest length.

@@ -135,20 +135,23 @@ pub(crate) fn modality(recipe: &Recipe, location: &ModelLocation) -> Result<Moda
         "image-classification" => Some(Modality::Image),
         _ => None,
     };
-    let named = recipe.model.architecture.is_some();
-    let described = || -> Result<bool, TrainError> {
-        let file = location.path.join("config.json");
-        if !file.is_file() {
-            // Bare weights, or the name of an architecture.
-            return Ok(location.path.is_file() || location.config_only && !location.path.is_dir());
-        }
-        Ok(ImageConfig::describes_images(&ModelConfig::open(&file)?))
-    };
+    // Beside what a path tells, the name of an architecture.
+    let named = location.config_only && !location.path.is_dir();
     match by_task {
         Some(modality) => Ok(modality),
-        None if named || described()? => Ok(Modality::Image),
+        None if named || reads_pictures(recipe, &location.path)? => Ok(Modality::Image),
         None => Ok(Modality::Text),
     }
+}
+
+/// Whether the model at a path reads pictures: its architecture is named, it is bare weights, or its configuration says
+/// so.
+pub(crate) fn reads_pictures(recipe: &Recipe, path: &Path) -> Result<bool, TrainError> {
+    if recipe.model.architecture.is_some() || path.is_file() {
+        return Ok(true);
+    }
+    let file = path.join("config.json");
+    Ok(file.is_file() && ImageConfig::describes_images(&ModelConfig::open(&file)?))
 }
 
 fn check_settings(recipe: &Recipe) -> Result<(), TrainError> {
@@ -167,12 +170,16 @@ fn check_settings(recipe: &Recipe) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// A CPU context with the recipe's number of threads.
-pub(crate) fn make_context(recipe: &Recipe, isa: Option<Isa>) -> Result<Context, TrainError> {
-    let threads = recipe.train.threads.unwrap_or_else(available_threads);
+/// Kernels on the machine's threads and its best instruction set, unless told otherwise.
+pub(crate) fn make_cpu(threads: Option<usize>, isa: Option<Isa>) -> Result<Cpu, TrainError> {
+    let threads = threads.unwrap_or_else(available_threads);
     let isa = isa.unwrap_or_else(Isa::detect);
-    let cpu = Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))?;
-    Ok(Context::cpu(cpu))
+    Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))
+}
+
+/// A context on the CPU of [`make_cpu`].
+pub(crate) fn make_context(threads: Option<usize>, isa: Option<Isa>) -> Result<Context, TrainError> {
+    Ok(Context::cpu(make_cpu(threads, isa)?))
 }
 
 pub(crate) fn available_threads() -> usize {

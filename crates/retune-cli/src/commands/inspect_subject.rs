@@ -3,11 +3,10 @@
 use retune::checkpoint::{ModelConfig, Weights};
 use retune::data::image::ImagePreprocessor;
 use retune::data::{LabelSet, TextTokenizer};
-use retune::models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
+use retune::models::text::{HeadOverrides, TextClassifier, TextClassifierParts};
 use retune::models::vision::{self, ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune::models::{LoadRules, Source};
 use retune::nn::ParameterBuilder;
-use retune::train::recipe::Method;
 use retune::train::{Recipe, TrainError, preprocessor_of};
 use serde_json::{Value, json};
 
@@ -72,7 +71,7 @@ impl Subject {
             (None, Some(labels)) => labels.len(),
             (None, None) => config.optional_integer("num_labels").map_err(TrainError::from)?.unwrap_or(2),
         };
-        let lora = lora(recipe);
+        let lora = recipe.strategy.lora();
         let parts = TextClassifierParts { config, outputs, head: HeadOverrides::default(), lora };
         let model = TextClassifier::declare(&parts, builder).map_err(TrainError::from)?;
         let tokenizer = Tokenizer::open(files, config, model.sizes().vocab_size);
@@ -92,7 +91,7 @@ impl Subject {
         let outputs = match (outputs, &labels) {
             (Some(outputs), _) => outputs,
             (None, Some(labels)) => labels.len(),
-            (None, None) => config.num_classes.or(checkpoint_outputs(files, &config)).unwrap_or(2),
+            (None, None) => config.num_classes.or_else(|| weights_outputs(files, &config)).unwrap_or(2),
         };
         let channels = recipe.data.channels.map_or(config.channels, |channels| channels.count());
         let parts =
@@ -217,29 +216,8 @@ fn family(model: &ImageClassifier) -> Option<&'static vision::ImageFamily> {
 }
 
 /// Outputs of the weights' own output layer, if they can be read and have one.
-fn checkpoint_outputs(files: &ModelFiles, config: &ImageConfig) -> Option<usize> {
-    let weights = Weights::open(&files.weights).ok()?;
-    let mut builder = ParameterBuilder::default();
-    let parts = ImageClassifierParts {
-        config,
-        outputs: 1,
-        channels: config.channels,
-        dropout: None,
-        drop_path: None,
-    };
-    let model = ImageClassifier::declare(&parts, &mut builder);
-    let (source, _) = model.source(&builder, config, &weights).ok()?;
-    model.checkpoint_outputs(&source)
-}
-
-fn lora(recipe: &Recipe) -> Option<LoraConfig> {
-    let strategy = &recipe.strategy;
-    (strategy.method == Method::Lora).then(|| LoraConfig {
-        r: strategy.r,
-        lora_alpha: strategy.lora_alpha,
-        lora_dropout: strategy.lora_dropout,
-        target_modules: strategy.target_modules.clone(),
-    })
+fn weights_outputs(files: &ModelFiles, config: &ImageConfig) -> Option<usize> {
+    ImageClassifier::outputs_in(config, &Weights::open(&files.weights).ok()?).ok()?
 }
 
 impl Tokenizer {

@@ -1,11 +1,12 @@
 //! EfficientNet (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>), after torchvision's `efficientnet.py`.
 
 use retune_autograd::Var;
-use retune_checkpoint::{Rule, Transform};
+use retune_checkpoint::Transform;
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
 use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
+use super::timm::TimmNames;
 use super::{
     Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
 };
@@ -274,10 +275,7 @@ impl ImageNetwork for EfficientNet {
 
 /// From timm's names, where a norm has the name of its convolution's place. Larger networks than B4 have another ε there.
 fn from_timm(depth: f64) -> Transform {
-    let mut rules = Vec::new();
-    let mut rename = |from: String, to: String| {
-        rules.push(Rule::rename(&format!("{from}.*"), &format!("{to}.*")));
-    };
+    let mut names = TimmNames::default();
     for (stage, [expansion, _, _, _, blocks]) in STAGES.into_iter().enumerate() {
         for index in 0..deeper(blocks, depth) {
             let (theirs, ours) =
@@ -303,19 +301,8 @@ fn from_timm(depth: f64) -> Transform {
                     ("bn3", "3.1"),
                 ]
             };
-            for (from, to) in pairs {
-                rename(format!("{theirs}.{from}"), format!("{ours}.{to}"));
-            }
+            names.block(&theirs, &ours, pairs);
         }
     }
-    for (from, to) in [
-        ("conv_stem", "features.0.0"),
-        ("bn1", "features.0.1"),
-        ("conv_head", "features.8.0"),
-        ("bn2", "features.8.1"),
-        ("classifier", "classifier.1"),
-    ] {
-        rename(from.to_owned(), to.to_owned());
-    }
-    Transform::new(rules)
+    names.finish(8)
 }

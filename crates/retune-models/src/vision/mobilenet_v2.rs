@@ -1,11 +1,12 @@
 //! MobileNetV2 (Sandler et al. 2018, <https://arxiv.org/abs/1801.04381>), after torchvision's `mobilenetv2.py`.
 
 use retune_autograd::Var;
-use retune_checkpoint::{Rule, Transform};
+use retune_checkpoint::Transform;
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
 use super::layers::{ConvNorm, NormConstants};
+use super::timm::TimmNames;
 use super::{
     Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
 };
@@ -156,10 +157,7 @@ impl ImageNetwork for MobileNetV2 {
 
 /// From timm's names, where blocks are counted within their stage and a norm has the name of its convolution's place.
 fn from_timm() -> Transform {
-    let mut rules = Vec::new();
-    let mut rename = |from: String, to: String| {
-        rules.push(Rule::rename(&format!("{from}.*"), &format!("{to}.*")));
-    };
+    let mut names = TimmNames::default();
     let mut block = 0;
     for (stage, [expansion, _, depth, _]) in STAGES.into_iter().enumerate() {
         for index in 0..depth {
@@ -177,19 +175,8 @@ fn from_timm() -> Transform {
                     ("bn3", "3"),
                 ]
             };
-            for (from, to) in pairs {
-                rename(format!("{theirs}.{from}"), format!("{ours}.{to}"));
-            }
+            names.block(&theirs, &ours, pairs);
         }
     }
-    for (from, to) in [
-        ("conv_stem", "features.0.0"),
-        ("bn1", "features.0.1"),
-        ("conv_head", "features.18.0"),
-        ("bn2", "features.18.1"),
-        ("classifier", "classifier.1"),
-    ] {
-        rename(from.to_owned(), to.to_owned());
-    }
-    Transform::new(rules)
+    names.finish(18)
 }

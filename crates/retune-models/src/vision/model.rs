@@ -81,6 +81,19 @@ impl ImageClassifier {
         layers.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
     }
 
+    /// Classes of the output layer that a checkpoint's weights have, before it is known for how many to declare a model.
+    ///
+    /// # Errors
+    /// If the weights' layout does not go with the configuration.
+    pub fn outputs_in(config: &ImageConfig, weights: &Weights) -> Result<Option<usize>, ModelError> {
+        let mut builder = ParameterBuilder::default();
+        let (outputs, channels) = (config.num_classes.unwrap_or(1), config.channels);
+        let parts = ImageClassifierParts { config, outputs, channels, dropout: None, drop_path: None };
+        let model = Self::declare(&parts, &mut builder);
+        let (source, _) = model.source(&builder, config, weights)?;
+        Ok(model.checkpoint_outputs(&source))
+    }
+
     /// Classes of a checkpoint's output layer, if it has one.
     pub fn checkpoint_outputs(&self, source: &Source<'_>) -> Option<usize> {
         let layers = self.network.output_layers();

@@ -51,11 +51,6 @@ pub fn read_options(recipe: &Recipe) -> Result<ReadOptions, TrainError> {
 
 /// The roles that a recipe gives to columns.
 pub(crate) fn role_overrides(recipe: &Recipe) -> RoleOverrides {
-    let target_kind = recipe.task.problem_type.map(|problem| match problem {
-        ProblemType::SingleLabelClassification => TargetKind::SingleLabel,
-        ProblemType::MultiLabelClassification => TargetKind::MultiLabel,
-        ProblemType::Regression => TargetKind::Regression,
-    });
     RoleOverrides {
         modality: Modality::Text,
         image_column: recipe.data.image_column.clone(),
@@ -67,7 +62,7 @@ pub(crate) fn role_overrides(recipe: &Recipe) -> RoleOverrides {
             .as_ref()
             .map_or_else(Vec::new, |columns| columns.names().to_vec()),
         id_column: recipe.data.id_column.clone(),
-        target_kind,
+        target_kind: recipe.task.problem_type.map(ProblemType::target_kind),
         label_separator: recipe.data.label_separator,
         unlabelled: false,
     }
@@ -241,10 +236,7 @@ pub(super) fn make_task<E: Example>(
     };
     recipe.task.problem_type = Some(problem_type);
     let labels = if problem_type == ProblemType::Regression {
-        let names = train.value_names.iter().enumerate();
-        LabelSet::from_id2label(
-            &names.map(|(index, name)| (index.to_string(), name.as_str().into())).collect(),
-        )?
+        LabelSet::of_outputs(train.value_names.iter().cloned())?
     } else {
         train.labels.clone()
     };

@@ -36,7 +36,7 @@ pub(super) fn prepare(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Prepared, TrainError> {
     refuse_text_settings(&recipe)?;
-    let context = make_context(&recipe, options.isa)?;
+    let context = make_context(recipe.train.threads, options.isa)?;
     let threads = context_threads(&context);
     let config = image_config(&recipe, &location)?;
     let preprocessor = preprocessor_of(&config, &recipe)?;
@@ -216,11 +216,8 @@ pub fn preprocessor_of(config: &ImageConfig, recipe: &Recipe) -> Result<ImagePre
 
 /// The labels of the checkpoint's outputs: the recipe's, else the configuration's.
 fn labels_of(config: &ImageConfig, recipe: &Recipe) -> Result<Option<LabelSet>, TrainError> {
-    let numbered = |names: &[String]| -> Map<String, serde_json::Value> {
-        names.iter().enumerate().map(|(index, name)| (index.to_string(), name.as_str().into())).collect()
-    };
     if let Some(names) = &recipe.model.labels {
-        return Ok(Some(LabelSet::from_id2label(&numbered(names))?));
+        return Ok(Some(LabelSet::of_outputs(names.iter().cloned())?));
     }
     Ok(config.id2label.as_ref().and_then(|names| LabelSet::from_id2label(names).ok()))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use retune_checkpoint::{ModelConfig, Weights};
 use retune_data::{LabelSet, LengthPolicy, Modality, TextDataset, TextTokenizer};
-use retune_models::text::{HeadOverrides, LoraConfig, TextClassifier, TextClassifierParts};
+use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::ParameterBuilder;
 use retune_tasks::{ClassificationTask, ProblemType};
@@ -17,7 +17,7 @@ use super::{
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::{AugmentationSection, Method, Recipe};
+use crate::recipe::{AugmentationSection, Recipe};
 use crate::stages::plan_stages;
 use crate::text::{TextSplit, TextTrainee};
 use crate::trainee::Split;
@@ -30,7 +30,7 @@ pub(super) fn prepare(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Prepared, TrainError> {
     refuse_image_settings(&recipe)?;
-    let context = make_context(&recipe, options.isa)?;
+    let context = make_context(recipe.train.threads, options.isa)?;
     let model_directory = location.path;
     let config = ModelConfig::open(&model_directory.join("config.json"))?;
     let model_type = config.string("model_type")?.to_owned();
@@ -45,12 +45,7 @@ pub(super) fn prepare(
     let task = make_task(&mut recipe, &datasets[&Split::Train])?;
 
     check_metric(&recipe, &task)?;
-    let lora = (recipe.strategy.method == Method::Lora).then(|| LoraConfig {
-        r: recipe.strategy.r,
-        lora_alpha: recipe.strategy.lora_alpha,
-        lora_dropout: recipe.strategy.lora_dropout,
-        target_modules: recipe.strategy.target_modules.clone(),
-    });
+    let lora = recipe.strategy.lora();
     let mut builder = ParameterBuilder::default();
     let parts = TextClassifierParts {
         config: &config,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use retune_data::image::Interpolation;
-use retune_models::text::LoraTarget;
+use retune_models::text::{LoraConfig, LoraTarget};
 use retune_nn::OptimizerKind;
 use retune_tasks::ProblemType;
 use serde::{Deserialize, Serialize};
@@ -288,6 +288,18 @@ pub struct StrategySection {
     pub lora_dropout: f32,
     /// The layers that LoRA adapts; the family's usual ones if unset.
     pub target_modules: Option<LoraTarget>,
+}
+
+impl StrategySection {
+    /// The adapters, if the method is LoRA.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        (self.method == Method::Lora).then(|| LoraConfig {
+            r: self.r,
+            lora_alpha: self.lora_alpha,
+            lora_dropout: self.lora_dropout,
+            target_modules: self.target_modules.clone(),
+        })
+    }
 }
 
 impl Default for StrategySection {
