@@ -63,9 +63,34 @@ impl From<Var> for Trunk {
 }
 
 /// An image network with its head, under the reference's parameter names.
+///
+/// A family implements [`ImageNetwork::trunk_groups`] and [`ImageNetwork::group`], which let frozen layer groups be
+/// computed once (the feature cache): its path is cut above any of them. [`ImageNetwork::trunk`] follows from the two; a
+/// family that implements it instead is cut below its head only.
 pub trait ImageNetwork: Send + Sync {
     /// Everything before the head, from normalized pictures [batch, height, width, channels].
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk;
+    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk {
+        let mut x = x.clone();
+        for group in 0..self.trunk_groups() {
+            x = self.group(forward, group, &x, rows);
+        }
+        x.into()
+    }
+
+    /// How many layer groups the trunk has: the first ones, in the order in which they are declared. 0 in a family that
+    /// is not cut within its trunk.
+    fn trunk_groups(&self) -> usize {
+        0
+    }
+
+    /// What one layer group of the trunk makes of what the group below it made: its own parameters and nothing else's,
+    /// and all of the trunk that has no parameters (a pooling behind it belongs to it, so that the cut above is small).
+    /// One map must be all that groups hand on, its first axis the pictures, and a picture's values must not depend on
+    /// the other pictures while the group is frozen. What the trunk has beside (an auxiliary head) is left out here.
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, rows: &Rows) -> Var {
+        let _ = (forward, group, rows);
+        x.clone()
+    }
 
     /// What the head reads of the feature map: [batch, feature_dim] where nothing stands between but pooling.
     fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {

@@ -108,6 +108,68 @@ fn every_network_runs_without_numbers_and_its_frozen_prefix_records_nothing() {
     }
 }
 
+/// Samples that draw nothing; `trainable` says what trains.
+fn pass<'s>(context: &Context, store: &'s ParameterStore, trainable: &'s Trainable) -> Forward<'s> {
+    Forward::new(environment(context, store, trainable))
+}
+
+#[test]
+fn below_a_cut_only_lower_groups_are_read_and_above_it_only_higher_ones() {
+    for (_, architecture) in vision::architectures() {
+        let name = architecture.name;
+        let (model, builder) = declare(architecture, 3);
+        let context = Context::meta();
+        let store = builder.build_meta(&context);
+        let size = step_size(architecture);
+        let batch = batch(&context, 2, size, 3);
+        let shapes = model.cut_shapes(&store, [size, size, 3]);
+        let head = model.head_group();
+        assert!(!model.can_cut(0) && model.can_cut(head) && shapes.len() == head + 1, "{name}");
+        for cut in (1..=head).filter(|&cut| model.can_cut(cut)) {
+            let above = Trainable::new(&store, |_, declaration| declaration.group >= cut);
+            let mut forward = pass(&context, &store, &above);
+            let x = model.below_cut(&mut forward, &batch, cut);
+            assert!(!x.needs_gradient(), "{name}: below {cut} something of above is read");
+            assert_eq!(Some(&x.tensor().shape().sizes()[1..]), shapes[cut].as_deref(), "{name}");
+            let x = retune_autograd::Var::constant(x.tensor().clone());
+            let logits = model.logits_above_cut(&mut forward, x.clone(), &batch.rows, cut);
+            assert!(logits.needs_gradient(), "{name}: above {cut} nothing is read");
+            // Groups between trunk and head start from the trunk's map, whichever of them trains.
+            let lowest = if cut == head { cut } else { cut.min(model.network().trunk_groups()) };
+            let below = Trainable::new(&store, |_, declaration| declaration.group < lowest);
+            let logits = model.logits_above_cut(&mut pass(&context, &store, &below), x, &batch.rows, cut);
+            assert!(!logits.needs_gradient(), "{name}: above {cut} something of below is read");
+        }
+    }
+}
+
+#[test]
+fn logits_from_any_cut_are_those_from_the_bottom_to_the_bit() {
+    for family in vision::FAMILIES {
+        let elements = |architecture: &&'static Architecture| {
+            declare(architecture, 3).1.declarations().iter().map(|d| d.elements()).sum::<usize>()
+        };
+        let Some(architecture) = family.architectures.iter().min_by_key(elements) else { continue };
+        let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
+        let (model, builder) = declare(architecture, 3);
+        let store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
+        let batch = batch(&context, 2, architecture.smallest.max(33), 3);
+        let head = model.head_group();
+        let bits = |logits: &retune_autograd::Var| -> Vec<u32> {
+            logits.tensor().values().iter().map(|value| value.to_bits()).collect()
+        };
+        // The frozen part of a step runs as in evaluation, what trains as in training.
+        for cut in [1, head / 2, head - 1, head].into_iter().filter(|&cut| model.can_cut(cut)) {
+            let trainable = Trainable::new(&store, |_, declaration| declaration.group >= cut);
+            let whole = model.logits(&mut pass(&context, &store, &trainable), &batch);
+            let mut forward = pass(&context, &store, &trainable);
+            let x = model.below_cut(&mut forward, &batch, cut);
+            let cut_logits = model.logits_above_cut(&mut forward, x, &batch.rows, cut);
+            assert_eq!(bits(&whole), bits(&cut_logits), "{} at {cut}", architecture.name);
+        }
+    }
+}
+
 #[test]
 fn every_network_has_its_groups_in_depth_order_and_its_head_last() {
     for (_, architecture) in vision::architectures() {

@@ -7,7 +7,7 @@ use retune_tasks::metrics::{EvaluationOptions, EvaluationReport};
 use retune_tensor::Context;
 
 use crate::TrainError;
-use crate::features::{Prefix, logits};
+use crate::features::{Prefix, fetch, logits};
 use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
 
 /// A split's logits and what was measured on them.
@@ -52,7 +52,7 @@ fn logits_in_batches(
     let mut batches = samples.chunks(batch_size.max(1)).peekable();
     while let Some(samples) = batches.next() {
         let next = batches.peek().map(|next| Fetch::evaluation(split, next));
-        trainee.fetch(&Fetch::evaluation(split, samples), next.as_ref())?;
+        fetch(features, trainee, &Fetch::evaluation(split, samples), next.as_ref())?;
         let mut forward = Forward::new(Environment {
             context: context.clone(),
             store,

@@ -24,7 +24,7 @@ pub(crate) use prefix::{Prefix, Usage};
 
 use crate::TrainError;
 use crate::recipe::{FeatureCacheMode, Recipe};
-use crate::trainee::{Cut, SampleBatch, Split, Trainee};
+use crate::trainee::{Cut, Fetch, SampleBatch, Split, Trainee};
 use folder::Folder;
 use key::{Key, Setting};
 
@@ -68,12 +68,15 @@ pub fn feature_bytes(trainee: &dyn Trainee, cut: usize) -> Option<u64> {
     let splits = [Split::Train, Split::Validation, Split::Test];
     let mut kept = splits
         .into_iter()
-        .filter(|&split| trainee.samples(split) > 0 && model.is_worth_keeping(split, cut))
+        .filter(|&split| {
+            trainee.samples(split) > 0 && model.is_worth_keeping(split, split == Split::Train, cut)
+        })
         .peekable();
     kept.peek()?;
     let values = |split| {
         let samples = 0..trainee.samples(split) as u32;
-        samples.map(|sample| model.feature_len(split, sample, cut) as u64).sum::<u64>()
+        let values = samples.map(|sample| model.feature_len(split, sample, cut) as u64).sum::<u64>();
+        model.views(split) as u64 * values
     };
     Some(4 * kept.map(values).sum::<u64>())
 }
@@ -223,11 +226,37 @@ pub(crate) fn logits<'s>(
 ) -> Var {
     let model: Option<&'s dyn Cut> = trainee.cut();
     match (features, model) {
-        (Some(prefix), Some(model)) if model.is_worth_keeping(batch.split, prefix.cut()) => {
+        (Some(prefix), Some(model))
+            if model.is_worth_keeping(batch.split, forward.is_training(), prefix.cut()) =>
+        {
             prefix.logits(forward, trainee, model, batch)
         }
         _ => trainee.logits(forward, batch.split, batch.samples, batch.first_occurrence),
     }
+}
+
+/// Makes the samples of a batch ready whose features are not kept, and begins with those of the next: the others are
+/// not read at all.
+///
+/// # Errors
+/// If a sample cannot be read.
+pub(crate) fn fetch(
+    features: Option<&Prefix>,
+    trainee: &dyn Trainee,
+    batch: &Fetch<'_>,
+    next: Option<&Fetch<'_>>,
+) -> Result<(), TrainError> {
+    let (Some(prefix), Some(model)) = (features, trainee.cut()) else { return trainee.fetch(batch, next) };
+    let wanted = |fetch: &Fetch<'_>| {
+        if model.is_worth_keeping(fetch.split, fetch.randomness.is_some(), prefix.cut()) {
+            prefix.missing(model, fetch)
+        } else {
+            fetch.samples.to_vec()
+        }
+    };
+    let (own, later) = (wanted(batch), next.map(wanted));
+    let later = next.zip(later.as_deref()).map(|(next, samples)| Fetch { samples, ..*next });
+    trainee.fetch(&Fetch { samples: &own, ..*batch }, later.as_ref())
 }
 
 /// Features on disk that share a key.

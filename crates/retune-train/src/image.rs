@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use retune_autograd::{Pooling, Var};
 use retune_data::Target;
 use retune_data::image::{
-    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Picture, PictureLoader,
-    PictureProblem, Pixels, ViewKey, thumbnail,
+    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Picture, PictureFacts,
+    PictureLoader, PictureProblem, Pixels, ViewKey, thumbnail,
 };
 use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
-use retune_nn::{Forward, Randomness};
+use retune_nn::{Forward, ParameterStore, Randomness, Rows};
 use retune_tensor::{Context, Tensor};
+use sha2::{Digest, Sha256};
 
 use crate::TrainError;
+use crate::plan::without_values;
 use crate::recipe::TestTime;
-use crate::trainee::{Fetch, Split, Trainee};
+use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 
 /// Pixels of a thumbnail's longer side.
 const THUMBNAIL_SIDE: usize = 224;
@@ -46,8 +48,25 @@ pub struct ImageViews {
     pub preprocessor: ImagePreprocessor,
     /// Random views, in training.
     pub augmentation: Augmentation,
+    /// Which of the random views a picture is seen in.
+    pub choice: ViewChoice,
     /// What is averaged in evaluation.
     pub test_time: TestTime,
+}
+
+/// Which of its random views a training picture is seen in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ViewChoice {
+    /// A new one each time.
+    #[default]
+    Fresh,
+    /// One of a fixed set, drawn by the picture's content alone, so that runs of any seed share what is computed of them.
+    Few {
+        /// How many there are.
+        views: u64,
+        /// Optimizer steps of an epoch: from one to the next it is the next view's turn.
+        steps_per_epoch: u64,
+    },
 }
 
 /// An image classifier with its data.
@@ -62,23 +81,28 @@ pub struct ImageTrainee {
     pub splits: BTreeMap<Split, ImageDataset>,
     /// How pictures become inputs.
     pub views: Arc<ImageViews>,
+    /// The shape of a picture's values at each cut ([`ImageClassifier::cut_shapes`]).
+    cuts: Vec<Option<Vec<usize>>>,
     loader: PictureLoader<View, Result<Pixels, PictureProblem>>,
     /// What was fetched and not yet asked for.
     ready: Mutex<HashMap<View, Pixels>>,
 }
 
 impl ImageTrainee {
-    /// A model with its data; `workers` threads make pictures ready.
+    /// A model with its parameters, which may be without values, and its data; `workers` threads make pictures ready.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn new(
-        model: ImageClassifier,
+        (model, store): (ImageClassifier, &ParameterStore),
         (config, layout): (ImageConfig, Layout),
         splits: BTreeMap<Split, ImageDataset>,
         views: ImageViews,
         workers: usize,
     ) -> Result<Self, TrainError> {
+        let ImagePreprocessor { size, .. } = views.preprocessor;
+        let picture = [size, size, views.preprocessor.channels()];
+        let cuts = model.cut_shapes(&without_values(&Context::meta(), store), picture);
         let pictures: HashMap<Split, Vec<Arc<Picture>>> = splits
             .iter()
             .map(|(&split, dataset)| {
@@ -92,19 +116,35 @@ impl ImageTrainee {
             shared.make(picture, view.key)
         };
         let loader = picture_loader(workers, make)?;
-        Ok(Self { model, config, layout, splits, views, loader, ready: Mutex::default() })
+        Ok(Self { model, config, layout, splits, views, cuts, loader, ready: Mutex::default() })
     }
 
     fn keys<'a>(
+        &'a self,
         split: Split,
         samples: &'a [u32],
         first_occurrence: u32,
         randomness: Option<Randomness>,
     ) -> impl Iterator<Item = View> + 'a {
         samples.iter().zip(first_occurrence..).map(move |(&sample, occurrence)| {
-            let key = randomness.map(|Randomness { seed, step }| ViewKey { seed, step, occurrence });
+            let key = randomness
+                .and_then(|randomness| self.views.key(self.picture(split, sample), randomness, occurrence));
             View { split, sample, key }
         })
+    }
+
+    fn picture(&self, split: Split, sample: u32) -> &Picture {
+        &self.splits[&split].examples[sample as usize].picture
+    }
+
+    /// Inputs that a picture of a split becomes when the run sees it.
+    fn per_picture(&self, split: Split) -> usize {
+        self.views.per_picture(split == Split::Train)
+    }
+
+    /// The shape of one input's values at a cut.
+    fn cut_shape(&self, cut: usize) -> &[usize] {
+        self.cuts.get(cut).and_then(Option::as_deref).unwrap_or_default()
     }
 
     /// A small JPEG of a sample's picture for the report; none if it cannot be opened any more.
@@ -153,18 +193,36 @@ impl ImageViews {
         first_occurrence: u32,
     ) -> Var {
         let per_picture = self.per_picture(forward.is_training());
-        let samples = pictures.len();
-        let occurrences: Vec<u32> = (first_occurrence..)
-            .take(samples)
-            .flat_map(|occurrence| std::iter::repeat_n(occurrence, per_picture))
-            .collect();
+        let occurrences = occurrences(pictures.len(), per_picture, first_occurrence);
         let pixels = self.batch(forward.context(), pictures, per_picture);
         let logits = model.logits(forward, &ImageBatch::new(pixels, &occurrences));
-        if per_picture == 1 {
-            return logits;
+        average(forward, logits, per_picture)
+    }
+
+    /// Whether a training picture is seen in the same view again.
+    fn repeat(&self) -> bool {
+        self.choice != ViewChoice::Fresh || !self.augmentation.is_random()
+    }
+
+    /// The view that a step asks for; `None` if it is the one of evaluation.
+    fn key(
+        &self,
+        picture: &Picture,
+        Randomness { seed, step }: Randomness,
+        occurrence: u32,
+    ) -> Option<ViewKey> {
+        if !self.augmentation.is_random() {
+            return None;
         }
-        let offsets = (0..=samples).map(|sample| (sample * per_picture) as u32).collect();
-        forward.tape().pool(&logits, &Arc::new(offsets), Pooling::Mean)
+        let ViewChoice::Few { views, steps_per_epoch } = self.choice else {
+            return Some(ViewKey { seed, step, occurrence });
+        };
+        let mut content = [0; 8];
+        let sha256 = picture.facts.map(|facts| facts.sha256).unwrap_or_default();
+        content.copy_from_slice(&sha256[..8]);
+        // Which view comes first is the seed's; what the views are is not.
+        let view = (step / steps_per_epoch.max(1)).wrapping_add(seed) % views.max(1);
+        Some(ViewKey { seed: u64::from_le_bytes(content), step: view, occurrence: 0 })
     }
 
     /// Normalized inputs, [pictures · per_picture, height, width, channels].
@@ -180,8 +238,9 @@ impl ImageViews {
             return context.zeros(shape);
         }
         let elements = self.preprocessor.elements();
-        let mut values = vec![0.0; shape.iter().product()];
-        for (inputs, pixels) in values.chunks_exact_mut(elements * per_picture).zip(pictures) {
+        // From the pool, which would keep a vector of ours after each batch.
+        let mut batch = context.zeros(shape);
+        for (inputs, pixels) in batch.make_mut().chunks_exact_mut(elements * per_picture).zip(pictures) {
             let Some(pixels) = pixels else {
                 inputs.fill(f32::NAN);
                 continue;
@@ -194,8 +253,24 @@ impl ImageViews {
                 self.preprocessor.normalize(&mirrored, others);
             }
         }
-        context.tensor(shape, values)
+        batch
     }
+}
+
+/// The occurrence of each input.
+fn occurrences(pictures: usize, per_picture: usize, first_occurrence: u32) -> Vec<u32> {
+    let occurrences = (first_occurrence..).take(pictures);
+    occurrences.flat_map(|occurrence| std::iter::repeat_n(occurrence, per_picture)).collect()
+}
+
+/// Averages the logits of each picture's inputs.
+fn average(forward: &mut Forward<'_>, logits: Var, per_picture: usize) -> Var {
+    if per_picture == 1 {
+        return logits;
+    }
+    let inputs = logits.tensor().rows() as u32;
+    let offsets = (0..=inputs).step_by(per_picture).collect();
+    forward.tape().pool(&logits, &Arc::new(offsets), Pooling::Mean)
 }
 
 impl Trainee for ImageTrainee {
@@ -218,7 +293,7 @@ impl Trainee for ImageTrainee {
 
     fn fetch(&self, batch: &Fetch<'_>, next: Option<&Fetch<'_>>) -> Result<(), TrainError> {
         let views = |fetch: &Fetch<'_>| -> Vec<View> {
-            Self::keys(fetch.split, fetch.samples, fetch.first_occurrence, fetch.randomness).collect()
+            self.keys(fetch.split, fetch.samples, fetch.first_occurrence, fetch.randomness).collect()
         };
         let (wanted, mut announced) = (views(batch), views(batch));
         announced.extend(next.map(views).unwrap_or_default());
@@ -244,10 +319,89 @@ impl Trainee for ImageTrainee {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var {
-        let views: Vec<View> = Self::keys(split, samples, first_occurrence, forward.randomness()).collect();
+        let views: Vec<View> = self.keys(split, samples, first_occurrence, forward.randomness()).collect();
         // Without numbers there is nothing to open.
         let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
         let pictures = views.iter().map(|view| ready.get(view));
         self.views.logits(&self.model, forward, pictures, first_occurrence)
+    }
+
+    fn cut(&self) -> Option<&dyn Cut> {
+        Some(self)
+    }
+}
+
+impl Cut for ImageTrainee {
+    /// Evaluation always sees a picture alike; training does where nothing is random, or a fixed set of views is drawn.
+    fn is_worth_keeping(&self, split: Split, is_training: bool, cut: usize) -> bool {
+        let is_alike = !is_training || self.views.repeat();
+        // Features of training pictures are as long as training makes them.
+        let has_length = is_training == (split == Split::Train) || self.views.per_picture(is_training) == 1;
+        is_alike && has_length && !self.cut_shape(cut).is_empty()
+    }
+
+    fn views(&self, split: Split) -> usize {
+        match self.views.choice {
+            ViewChoice::Few { views, .. } if split == Split::Train && self.views.augmentation.is_random() => {
+                views as usize
+            }
+            _ => 1,
+        }
+    }
+
+    fn feature_len(&self, split: Split, _sample: u32, cut: usize) -> usize {
+        self.per_picture(split) * self.cut_shape(cut).iter().product::<usize>()
+    }
+
+    fn feature_width(&self, cut: usize) -> usize {
+        self.cut_shape(cut).last().copied().unwrap_or(1)
+    }
+
+    fn signature(&self) -> String {
+        self.model.architecture().name.to_owned()
+    }
+
+    fn sample_hash(&self, split: Split, sample: u32, randomness: Option<Randomness>) -> SampleHash {
+        let picture = self.picture(split, sample);
+        let mut hasher = Sha256::new();
+        if let Some(PictureFacts { width, height, sha256, .. }) = picture.facts {
+            hasher.update(sha256);
+            [width, height].iter().for_each(|&side| hasher.update((side as u64).to_le_bytes()));
+        }
+        let ImageViews { preprocessor, augmentation, .. } = &*self.views;
+        hasher.update(format!("{preprocessor:?} {}", self.views.per_picture(randomness.is_some())));
+        if let Some(key) = randomness.and_then(|randomness| self.views.key(picture, randomness, 0)) {
+            hasher.update(format!("{augmentation:?} {key:?}"));
+        }
+        let mut hash = SampleHash::default();
+        hash.copy_from_slice(&hasher.finalize()[..16]);
+        hash
+    }
+
+    fn features<'s>(&'s self, forward: &mut Forward<'s>, split: Split, samples: &[u32], cut: usize) -> Var {
+        let views: Vec<View> = self.keys(split, samples, 0, forward.randomness()).collect();
+        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
+        let per_picture = self.views.per_picture(forward.is_training());
+        let pictures = views.iter().map(|view| ready.get(view));
+        let pixels = self.views.batch(forward.context(), pictures, per_picture);
+        // Below the cut all is frozen, so that no occurrence is drawn by.
+        let batch = ImageBatch::new(pixels, &vec![0; samples.len() * per_picture]);
+        self.model.below_cut(forward, &batch, cut)
+    }
+
+    fn logits_from_features<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        features: &Tensor,
+        batch: SampleBatch<'_>,
+        cut: usize,
+    ) -> Var {
+        let per_picture = self.views.per_picture(forward.is_training());
+        let occurrences = occurrences(batch.samples.len(), per_picture, batch.first_occurrence);
+        let shape: Vec<usize> = [occurrences.len()].iter().chain(self.cut_shape(cut)).copied().collect();
+        let rows = Rows::packed((0..=occurrences.len() as u32).collect(), &occurrences);
+        let x = Var::constant(features.reshape(shape.as_slice()));
+        let logits = self.model.logits_above_cut(forward, x, &rows, cut);
+        average(forward, logits, per_picture)
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::TrainError;
 use crate::artifact::problem_type;
 use crate::evaluate::Evaluation;
-use crate::image::{ImageViews, picture_loader};
+use crate::image::{ImageViews, ViewChoice, picture_loader};
 use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
     context_threads, make_context, preprocessor_of, read_options, read_with_roles, role_overrides,
@@ -95,7 +95,7 @@ impl ImagePredictor {
         let asked = recipe.augmentation.test_time;
         let test_time = if asked == TestTime::None { trained.unwrap_or_default() } else { asked };
         let augmentation = recipe.augmentation.to_augmentation();
-        let views = Arc::new(ImageViews { preprocessor, augmentation, test_time });
+        let views = Arc::new(ImageViews { preprocessor, augmentation, choice: ViewChoice::Fresh, test_time });
         let shared = Arc::clone(&views);
         let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
         let make = move |request: &PictureRequest| shared.make(&request.picture, None);

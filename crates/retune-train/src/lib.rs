@@ -39,7 +39,7 @@ pub use features::{
     About, FeatureLimits, FeatureSet, clean_features, clear_features, feature_bytes, list_features,
 };
 pub use fit::{FitOptions, RunSummary, fit, resume};
-pub use image::{ImageTrainee, ImageViews};
+pub use image::{ImageTrainee, ImageViews, ViewChoice};
 pub use image_predict::ImagePredictor;
 pub use modal_predict::{ModalPredictor, ReadData};
 pub use modality::{ModalTrainee, SplitSummary};

@@ -417,7 +417,7 @@ impl<'a> Meter<'a> {
 }
 
 /// The same parameters without values: handles of the one are handles of the other.
-fn without_values(context: &Context, store: &ParameterStore) -> ParameterStore {
+pub(crate) fn without_values(context: &Context, store: &ParameterStore) -> ParameterStore {
     let mut builder = ParameterBuilder::default();
     for group in store.groups() {
         builder.begin_group(&group.name);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use retune_autograd::{Pooling, Var};
 use retune_data::{EncodedDataset, Target, TextDataset, TokenSequence};
 use retune_models::text::{TextClassifier, TokenBatch};
-use retune_nn::Forward;
+use retune_nn::{Forward, Randomness};
 use retune_tensor::Tensor;
 use sha2::{Digest, Sha256};
 
@@ -127,7 +127,7 @@ impl Trainee for TextTrainee {
 
 impl Cut for TextTrainee {
     /// A text's path is always the same; embeddings alone are looked up as fast as features are.
-    fn is_worth_keeping(&self, _split: Split, cut: usize) -> bool {
+    fn is_worth_keeping(&self, _split: Split, _is_training: bool, cut: usize) -> bool {
         self.model.has_blocks_below(cut)
     }
 
@@ -145,7 +145,7 @@ impl Cut for TextTrainee {
         format!("{} {:?}", self.model.family().model_type, self.model.sizes())
     }
 
-    fn sample_hash(&self, split: Split, sample: u32) -> SampleHash {
+    fn sample_hash(&self, split: Split, sample: u32, _randomness: Option<Randomness>) -> SampleHash {
         let mut hasher = Sha256::new();
         for window in self.windows(split, sample) {
             hasher.update((window.ids.len() as u32).to_le_bytes());

@@ -111,11 +111,20 @@ pub type SampleHash = [u8; 16];
 /// A model whose path can be cut below a layer group (`cut` is the group's index). While nothing below a cut trains, a
 /// sample's values there, its *features*, are a function of the sample alone.
 pub trait Cut: Send + Sync {
-    /// Whether the features of a split are worth keeping: a sample takes the same path below the cut each time, and that
-    /// path costs more than reading its end back.
-    fn is_worth_keeping(&self, split: Split, cut: usize) -> bool;
+    /// Whether the features of a split are worth keeping: a sample takes the same path below the cut each time, or one of
+    /// few, and that path costs more than reading its end back. `is_training` says whether the samples are learned from
+    /// or evaluated.
+    fn is_worth_keeping(&self, split: Split, is_training: bool, cut: usize) -> bool;
 
-    /// The number of values of a sample's features.
+    /// In how many ways a sample of the split is seen, each with features of its own: more than one where augmentation
+    /// draws from a fixed set of views.
+    fn views(&self, split: Split) -> usize {
+        let _ = split;
+        1
+    }
+
+    /// The number of values of a sample's features, as the run sees the split: training data in training, other data in
+    /// evaluation.
     fn feature_len(&self, split: Split, sample: u32, cut: usize) -> usize;
 
     /// The width of a row of features: a sample's are one or several rows.
@@ -124,10 +133,12 @@ pub trait Cut: Send + Sync {
     /// What the path depends on beside weights, instruction set and sample: the family and its sizes.
     fn signature(&self) -> String;
 
-    /// A hash of all that goes in at the bottom: of the encoded sample, not of its row in a file.
-    fn sample_hash(&self, split: Split, sample: u32) -> SampleHash;
+    /// A hash of all that goes in at the bottom: of the encoded sample, not of its row in a file, and of the view of it
+    /// that the step with this randomness asks for (`None` in evaluation).
+    fn sample_hash(&self, split: Split, sample: u32, randomness: Option<Randomness>) -> SampleHash;
 
-    /// The features of samples, one sample after the other. No sample's may depend on the others.
+    /// The features of samples, one sample after the other, in the view that the pass's randomness asks for. No sample's
+    /// may depend on the others.
     fn features<'s>(&'s self, forward: &mut Forward<'s>, split: Split, samples: &[u32], cut: usize) -> Var;
 
     /// Logits [samples, outputs] from what [`features`](Self::features) gave, as a tensor of one axis; the same bits as

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
-use crate::features::{FeatureCache, Prefix, logits};
+use crate::features::{FeatureCache, Prefix, fetch, logits};
 use crate::plan::{stage_steps, steps_per_epoch};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
@@ -309,7 +309,7 @@ impl Trainer<'_> {
                 }
                 None => Fetch::training(&after, 0, Randomness { step: randomness.step + 1, ..randomness }),
             };
-            self.trainee.fetch(&batch, Some(&next))?;
+            fetch(run.features.as_deref(), self.trainee, &batch, Some(&next))?;
             let mut forward = Forward::new(Environment {
                 context: self.context.clone(),
                 store: &self.store,

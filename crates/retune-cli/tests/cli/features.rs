@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use crate::images;
+use crate::resume::{standing, start, start_fit, wait_until};
 use crate::workspace::{Workspace, files_below, rows};
 
 const OFF: &str = "feature_cache=off";
@@ -70,6 +72,70 @@ fn cold_warm_small_and_absent_caches_give_the_same_bits() {
             assert_same_result(&workspace, "off", folder, &format!("{strategy:?} {folder}"));
         }
     }
+}
+
+/// Pictures as they are, in a few views drawn once, in a new view each time (so that only evaluations are cached), and a
+/// boundary that moves down, with the mirror image beside the picture in evaluation.
+const PICTURE_STRATEGIES: &[&[&str]] = &[
+    &["strategy.method=head", "augmentation.crop=center", "rotation=0", "brightness=0", "horizontal_flip=0"],
+    &["strategy.method=last_n", "last_n=2", "cached_views=2", "gradient_checkpointing=true"],
+    &["strategy.method=head", "num_train_epochs=3"],
+    &["strategy.method=gradual", "num_train_epochs=6", "cached_views=2", "test_time=flip", "ema_decay=0.9"],
+];
+
+#[test]
+fn features_of_pictures_give_the_same_bits_cold_warm_small_and_absent() {
+    for strategy in PICTURE_STRATEGIES {
+        let workspace = images::workspace();
+        workspace.fit("off", &[strategy, &[OFF][..]].concat());
+        for (folder, setting) in [
+            ("cold", &["feature_cache=auto"][..]),
+            ("warm", &["feature_cache=auto"]),
+            ("small", &["feature_cache_bytes=20000", "feature_cache_disk_bytes=30000"]),
+            ("disk", &["feature_cache=disk"]),
+        ] {
+            workspace.fit(folder, &[strategy, setting].concat());
+            assert_same_result(&workspace, "off", folder, &format!("{strategy:?} {folder}"));
+        }
+    }
+}
+
+#[test]
+fn each_view_of_a_picture_is_computed_once_and_another_seed_finds_it() {
+    let workspace = images::workspace();
+    // Weights that do not follow the seed.
+    workspace.fit("base", &["num_train_epochs=1"]);
+    // 24 training pictures, 9 to validate and 9 to test.
+    let base = "name_or_path=base";
+    let overrides = [base, "strategy.method=head", "num_train_epochs=5", "cached_views=2"];
+    workspace.fit("first", &overrides);
+    let [computed, reused, from_disk] = usage(&workspace, "first");
+    assert_eq!((computed, from_disk), (2 * 24 + 9 + 9, 0));
+    assert!(reused >= 3 * 24 + 6 * 9 + 9, "{reused}");
+    workspace.fit("second", &[&overrides[..], &["seed=7"]].concat());
+    // The first batch of evaluation is computed anew, to hold the file against it.
+    assert_eq!(usage(&workspace, "second")[0], 5);
+    workspace.fit("fresh", &[base, "strategy.method=head", "num_train_epochs=5"]);
+    assert_eq!(usage(&workspace, "fresh")[0], 5, "new views each time: evaluation alone, found on disk");
+    let plan = workspace.retune(&[&["plan", "recipe.toml", "--json"][..], &overrides].concat()).succeeded();
+    let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+    let features = &plan["plan"]["stages"][0]["features"];
+    assert_eq!((&features["below"], &features["bytes"]), (&"head".into(), &(4 * 64 * 66).into()));
+}
+
+#[test]
+fn a_run_on_cached_views_that_was_killed_ends_in_the_same_bits() {
+    let workspace = images::workspace();
+    let overrides =
+        ["strategy.method=gradual", "num_train_epochs=12", "save_steps=4", "eval_steps=5", "cached_views=3"];
+    workspace.fit("off", &[&overrides[..], &[OFF]].concat());
+    let mut child = start_fit(&workspace, "killed", &overrides);
+    wait_until(&mut child, || standing(&workspace, "killed").0 >= 10);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::remove_dir_all(workspace.path("cache/features")).unwrap();
+    assert!(start(&workspace, &["resume", "killed"]).wait().unwrap().success());
+    assert_same_result(&workspace, "off", "killed", "killed and resumed");
 }
 
 #[test]

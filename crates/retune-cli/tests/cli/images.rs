@@ -68,7 +68,8 @@ fn draw(folder: &Path, split: &str, each: usize) {
     }
 }
 
-fn workspace() -> Workspace {
+/// A workspace with drawings of three classes: 24 to train, 9 to validate, 9 to test.
+pub fn workspace() -> Workspace {
     let workspace = Workspace::new();
     for (split, each) in [("train", 8), ("val", 3), ("test", 3)] {
         draw(&workspace.path("pictures"), split, each);

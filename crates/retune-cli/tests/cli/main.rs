@@ -3,6 +3,7 @@
 
 mod artifact;
 mod equivalence;
+#[cfg(unix)]
 mod features;
 #[cfg(unix)]
 mod images;

@@ -132,6 +132,13 @@ impl Draws {
 }
 
 impl Augmentation {
+    /// Whether views differ from each other, and from the picture as evaluation sees it.
+    pub fn is_random(&self) -> bool {
+        let Augmentation { min_scale, max_scale, min_ratio, num_ops, magnitude, .. } = *self;
+        let plain = Augmentation { min_scale, max_scale, min_ratio, num_ops, magnitude, ..Self::default() };
+        *self != plain
+    }
+
     /// One view of a picture, in the size of the model's input.
     pub fn view(&self, pixels: &Pixels, to: &ImagePreprocessor, key: ViewKey) -> Pixels {
         let fill = to.mean_color();
@@ -286,6 +293,15 @@ mod tests {
         assert_eq!(view(key(3, 1)), view(key(3, 1)));
         assert_ne!(view(key(3, 1)), view(key(3, 2)));
         assert_ne!(view(key(3, 1)), view(key(4, 1)));
+    }
+
+    #[test]
+    fn what_is_not_random_is_seen_as_in_evaluation() {
+        let plain = Augmentation { min_scale: 0.9, magnitude: 3, ..Augmentation::default() };
+        assert!(!plain.is_random());
+        assert_eq!(plain.view(&picture(), &to(), key(1, 2)), to().fitted(&picture()));
+        assert!(Augmentation { horizontal_flip: 0.1, ..plain.clone() }.is_random());
+        assert!(Augmentation { crop: Crop::RandomPad, ..plain }.is_random());
     }
 
     #[test]

@@ -6,9 +6,7 @@ use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Ro
 use retune_tensor::{Activation, PoolWindow};
 
 use super::layers::{ConvNorm, NormConstants};
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "cifar_resnet",
@@ -116,12 +114,15 @@ impl CifarResNet {
 }
 
 impl ImageNetwork for CifarResNet {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let mut x = self.stem.forward(forward, x);
-        for block in &self.blocks {
-            x = forward.block(&x, |forward, x| block.forward(forward, x));
+    fn trunk_groups(&self) -> usize {
+        1 + self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        match group.checked_sub(1).map(|block| &self.blocks[block]) {
+            None => self.stem.forward(forward, x),
+            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
         }
-        x.into()
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

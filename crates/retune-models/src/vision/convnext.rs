@@ -7,9 +7,7 @@ use retune_nn::{
 };
 use retune_tensor::{Activation, Conv2dParameters};
 
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "convnext",
@@ -122,9 +120,15 @@ struct Downsample {
     conv: Conv2d,
 }
 
+/// What stands in a layer group above the stem.
+enum Part {
+    Downsample(Downsample),
+    Block(Box<Block>),
+}
+
 struct ConvNeXt {
     stem: (Conv2d, LayerNorm),
-    stages: Vec<(Option<Downsample>, Vec<Block>)>,
+    parts: Vec<Part>,
     norm: LayerNorm,
     output: Linear,
     feature_dim: usize,
@@ -138,49 +142,52 @@ impl ConvNeXt {
         let stem = Conv2d::declare_with_bias(builder, "features.0.0", tiles(*channels, width, 4), NORMAL);
         let stem = (stem, LayerNorm::declare(builder, "features.0.1", width, EPS));
         let total: usize = sizes.depths.iter().sum();
-        let (mut stages, mut number) = (Vec::new(), 0);
+        let (mut parts, mut number) = (Vec::new(), 0);
         for (stage, depth) in sizes.depths.into_iter().enumerate() {
-            let downsample = (stage > 0).then(|| {
+            if stage > 0 {
                 let name = format!("features.{}", 2 * stage);
                 builder.begin_group(&name);
                 let norm = LayerNorm::declare(builder, &format!("{name}.0"), width, EPS);
                 let sizes = tiles(width, 2 * width, 2);
                 let conv = Conv2d::declare_with_bias(builder, &format!("{name}.1"), sizes, NORMAL);
                 width *= 2;
-                Downsample { norm, conv }
-            });
-            let mut blocks = Vec::new();
+                parts.push(Part::Downsample(Downsample { norm, conv }));
+            }
             for index in 0..depth {
                 let name = format!("features.{}.{index}", 2 * stage + 1);
                 builder.begin_group(&name);
                 let drop_path = last * number as f32 / (total - 1) as f32;
-                blocks.push(Block::declare(builder, &name, width, drop_path));
+                parts.push(Part::Block(Box::new(Block::declare(builder, &name, width, drop_path))));
                 number += 1;
             }
-            stages.push((downsample, blocks));
         }
         builder.begin_group("head");
         let norm = LayerNorm::declare(builder, "classifier.0", width, EPS);
         let output = Linear::declare(builder, "classifier.2", width, *outputs, NORMAL);
-        Box::new(Self { stem, stages, norm, output, feature_dim: width })
+        Box::new(Self { stem, parts, norm, output, feature_dim: width })
     }
 }
 
 impl ImageNetwork for ConvNeXt {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk {
-        let mut x = self.stem.0.forward(forward, x);
-        x = self.stem.1.forward(forward, &x);
-        for (downsample, blocks) in &self.stages {
-            if let Some(Downsample { norm, conv }) = downsample {
-                x = norm.forward(forward, &x);
-                x = conv.forward(forward, &x);
+    fn trunk_groups(&self) -> usize {
+        1 + self.parts.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, rows: &Rows) -> Var {
+        match group.checked_sub(1).map(|part| &self.parts[part]) {
+            None => {
+                let x = self.stem.0.forward(forward, x);
+                self.stem.1.forward(forward, &x)
             }
-            for block in blocks {
+            Some(Part::Downsample(Downsample { norm, conv })) => {
+                let x = norm.forward(forward, x);
+                conv.forward(forward, &x)
+            }
+            Some(Part::Block(block)) => {
                 let rows = rows.clone();
-                x = forward.block(&x, move |forward, x| block.forward(forward, x, &rows));
+                forward.block(x, move |forward, x| block.forward(forward, x, &rows))
             }
         }
-        x.into()
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

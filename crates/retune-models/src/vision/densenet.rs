@@ -6,8 +6,7 @@ use retune_tensor::{Activation, PoolWindow};
 
 use super::layers::{ConvNorm, NormConstants};
 use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-    same_names,
+    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there, same_names,
 };
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
@@ -151,18 +150,25 @@ impl DenseNet {
 }
 
 impl ImageNetwork for DenseNet {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let x = self.stem.forward(forward, x);
-        let mut x = forward.tape().max_pool2d(&x, PoolWindow::square(3, 2, 1));
-        for (layers, transition) in &self.blocks {
-            for layer in layers {
-                x = forward.block(&x, |forward, x| layer.forward(forward, x));
-            }
-            if let Some(transition) = transition {
-                x = transition.forward(forward, &x);
-            }
+    /// The stem, each block, and each transition but that of the last block, which has none.
+    fn trunk_groups(&self) -> usize {
+        2 * self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        let Some(place) = group.checked_sub(1) else {
+            let x = self.stem.forward(forward, x);
+            return forward.tape().max_pool2d(&x, PoolWindow::square(3, 2, 1));
+        };
+        let (layers, transition) = &self.blocks[place / 2];
+        if place % 2 == 1 {
+            return transition.as_ref().map_or_else(|| x.clone(), |between| between.forward(forward, x));
         }
-        self.norm.forward(forward, &x, None, Activation::Relu).into()
+        let mut x = x.clone();
+        for layer in layers {
+            x = forward.block(&x, |forward, x| layer.forward(forward, x));
+        }
+        if transition.is_some() { x } else { self.norm.forward(forward, &x, None, Activation::Relu) }
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -7,9 +7,7 @@ use retune_tensor::Activation;
 
 use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
 use super::timm::TimmNames;
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "efficientnet",
@@ -245,13 +243,19 @@ impl EfficientNet {
 }
 
 impl ImageNetwork for EfficientNet {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk {
-        let mut x = self.stem.forward(forward, x);
-        for block in &self.blocks {
-            let rows = rows.clone();
-            x = forward.block(&x, move |forward, x| block.forward(forward, x, &rows));
+    fn trunk_groups(&self) -> usize {
+        2 + self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, rows: &Rows) -> Var {
+        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
+        match self.blocks.get(block) {
+            Some(block) => {
+                let rows = rows.clone();
+                forward.block(x, move |forward, x| block.forward(forward, x, &rows))
+            }
+            None => self.last.forward(forward, x),
         }
-        self.last.forward(forward, &x).into()
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -218,13 +218,15 @@ impl Auxiliary {
 
 struct InceptionV3 {
     /// Three convolutions before the first pooling, two before the second.
-    stem: [Vec<ConvNorm>; 2],
+    stem: [ConvNorm; 5],
     modules: Vec<Module>,
     auxiliary: Auxiliary,
     fc: Linear,
     dropout: (Site, f32),
 }
 
+/// Convolutions of the stem that a pooling follows.
+const POOLED: [usize; 2] = [2, 4];
 /// Modules before the auxiliary head, `Mixed_6e` the last of them.
 const BEFORE_AUXILIARY: usize = 8;
 /// Rows and columns that the auxiliary head needs, which a picture of 299 has there; smaller ones train without it.
@@ -242,15 +244,11 @@ impl InceptionV3 {
             basic(builder, name, sizes)
         };
         let stem = [
-            vec![
-                convolution("Conv2d_1a_3x3", valid(*channels, 32, 3).stride(2)),
-                convolution("Conv2d_2a_3x3", valid(32, 32, 3)),
-                convolution("Conv2d_2b_3x3", ConvSizes::same(32, 64, 3)),
-            ],
-            vec![
-                convolution("Conv2d_3b_1x1", valid(64, 80, 1)),
-                convolution("Conv2d_4a_3x3", valid(80, 192, 3)),
-            ],
+            convolution("Conv2d_1a_3x3", valid(*channels, 32, 3).stride(2)),
+            convolution("Conv2d_2a_3x3", valid(32, 32, 3)),
+            convolution("Conv2d_2b_3x3", ConvSizes::same(32, 64, 3)),
+            convolution("Conv2d_3b_1x1", valid(64, 80, 1)),
+            convolution("Conv2d_4a_3x3", valid(80, 192, 3)),
         ];
         let mut modules = Vec::new();
         let mut module =
@@ -293,24 +291,33 @@ impl InceptionV3 {
 impl ImageNetwork for InceptionV3 {
     fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Trunk {
         let mut x = x.clone();
-        for layers in &self.stem {
-            for layer in layers {
-                x = layer.forward(forward, &x);
-            }
-            x = forward.tape().max_pool2d(&x, PoolWindow::square(3, 2, 0));
-        }
         let mut auxiliary = None;
-        for (index, module) in self.modules.iter().enumerate() {
-            if index == BEFORE_AUXILIARY
+        for group in 0..self.trunk_groups() {
+            if group == self.stem.len() + BEFORE_AUXILIARY
                 && forward.is_training()
                 && forward.trains(self.auxiliary.output.weight())
                 && x.tensor().shape().sizes()[1..3].iter().all(|&size| size >= AUXILIARY_PIXELS)
             {
                 auxiliary = Some(self.auxiliary.forward(forward, &x, rows));
             }
-            x = forward.block(&x, |forward, x| module.forward(forward, x));
+            x = self.group(forward, group, &x, rows);
         }
         Trunk { map: x, auxiliary }
+    }
+
+    fn trunk_groups(&self) -> usize {
+        self.stem.len() + self.modules.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        if let Some(module) = group.checked_sub(self.stem.len()).map(|module| &self.modules[module]) {
+            return forward.block(x, |forward, x| module.forward(forward, x));
+        }
+        let y = self.stem[group].forward(forward, x);
+        if !POOLED.contains(&group) {
+            return y;
+        }
+        forward.tape().max_pool2d(&y, PoolWindow::square(3, 2, 0))
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

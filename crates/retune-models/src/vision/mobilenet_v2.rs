@@ -7,9 +7,7 @@ use retune_tensor::Activation;
 
 use super::layers::{ConvNorm, NormConstants};
 use super::timm::TimmNames;
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "mobilenet_v2",
@@ -128,12 +126,16 @@ impl MobileNetV2 {
 }
 
 impl ImageNetwork for MobileNetV2 {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let mut x = self.stem.forward(forward, x);
-        for block in &self.blocks {
-            x = forward.block(&x, |forward, x| block.forward(forward, x));
+    fn trunk_groups(&self) -> usize {
+        2 + self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
+        match self.blocks.get(block) {
+            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
+            None => self.last.forward(forward, x),
         }
-        self.last.forward(forward, &x).into()
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -5,9 +5,7 @@ use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Ro
 use retune_tensor::Activation;
 
 use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "mobilenet_v3",
@@ -189,12 +187,16 @@ impl MobileNetV3 {
 }
 
 impl ImageNetwork for MobileNetV3 {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let mut x = self.stem.forward(forward, x);
-        for block in &self.blocks {
-            x = forward.block(&x, |forward, x| block.forward(forward, x));
+    fn trunk_groups(&self) -> usize {
+        2 + self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
+        match self.blocks.get(block) {
+            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
+            None => self.last.forward(forward, x),
         }
-        self.last.forward(forward, &x).into()
     }
 
     fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {

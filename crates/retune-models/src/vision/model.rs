@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use retune_autograd::Var;
 use retune_checkpoint::{Tensor as FileTensor, Tensors, Transform, Weights};
-use retune_nn::{Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore, Role, Trainable};
+use retune_nn::{
+    Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore, Role, Rows, Trainable,
+};
 use retune_tensor::Context;
 
 use super::{Architecture, Declare, ImageBatch, ImageConfig, ImageNetwork, Layout};
@@ -136,6 +138,60 @@ impl ImageClassifier {
     /// Logits [batch, outputs] of what [`ImageClassifier::head_input`] gave.
     pub fn head(&self, forward: &mut Forward<'_>, input: &Var, batch: &ImageBatch) -> Var {
         self.network.head(forward, input, &batch.rows)
+    }
+
+    /// Whether the path can be cut below a layer group, with something below.
+    pub fn can_cut(&self, cut: usize) -> bool {
+        let groups = self.network.trunk_groups();
+        cut == self.head_group || (1..self.head_group).contains(&cut) && groups > 0
+    }
+
+    /// What the layer groups below a cut make of a batch, its first axis the pictures: a map, or below the head what the
+    /// head reads.
+    pub fn below_cut<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch, cut: usize) -> Var {
+        if cut == self.head_group {
+            return self.head_input(forward, batch);
+        }
+        let mut x = Var::constant(batch.pixels.clone());
+        // Groups between trunk and head read the trunk's map and are computed above any cut but the head's.
+        for group in 0..cut.min(self.network.trunk_groups()) {
+            x = self.network.group(forward, group, &x, &batch.rows);
+        }
+        x
+    }
+
+    /// Logits [batch, outputs] from what [`ImageClassifier::below_cut`] gave: the same bits as
+    /// [`ImageClassifier::logits`].
+    pub fn logits_above_cut<'s>(&'s self, forward: &mut Forward<'s>, x: Var, rows: &Rows, cut: usize) -> Var {
+        let mut x = x;
+        if cut < self.head_group {
+            for group in cut..self.network.trunk_groups() {
+                x = self.network.group(forward, group, &x, rows);
+            }
+            x = self.network.head_input(forward, &x, rows);
+        }
+        self.network.head(forward, &x, rows)
+    }
+
+    /// The shape of one picture's values at each cut, for pictures of [height, width, channels]; `None` where the path
+    /// cannot be cut. `store` is without values ([`ParameterBuilder::build_meta`]).
+    pub fn cut_shapes(&self, store: &ParameterStore, picture: [usize; 3]) -> Vec<Option<Vec<usize>>> {
+        let context = Context::meta();
+        let trainable = Trainable::none(store);
+        let [height, width, channels] = picture;
+        let shape = |cut: usize| {
+            let environment = Environment {
+                context: context.clone(),
+                store,
+                trainable: &trainable,
+                randomness: None,
+                gradient_checkpointing: false,
+            };
+            let batch = ImageBatch::new(context.zeros([1, height, width, channels]), &[0]);
+            let below = self.below_cut(&mut Forward::new(environment), &batch, cut);
+            below.tensor().shape().sizes()[1..].to_vec()
+        };
+        (0..=self.head_group).map(|cut| self.can_cut(cut).then(|| shape(cut))).collect()
     }
 
     /// Logits of a feature map that [`ImageClassifier::feature_map`] gave, for explanations that differentiate by it.

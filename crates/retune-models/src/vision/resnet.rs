@@ -10,8 +10,8 @@ use retune_tensor::{Activation, PoolWindow};
 
 use super::layers::{ConvNorm, NormConstants};
 use super::{
-    Architecture, Declare, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk,
-    not_there, same_names,
+    Architecture, Declare, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there,
+    same_names,
 };
 use crate::ModelError;
 
@@ -220,13 +220,18 @@ impl ResNet {
 }
 
 impl ImageNetwork for ResNet {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let x = self.stem.forward(forward, x);
-        let mut x = forward.tape().max_pool2d(&x, PoolWindow::square(3, 2, 1));
-        for block in &self.blocks {
-            x = forward.block(&x, |forward, x| block.forward(forward, x));
+    fn trunk_groups(&self) -> usize {
+        1 + self.blocks.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        match group.checked_sub(1).map(|block| &self.blocks[block]) {
+            None => {
+                let x = self.stem.forward(forward, x);
+                forward.tape().max_pool2d(&x, PoolWindow::square(3, 2, 1))
+            }
+            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
         }
-        x.into()
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

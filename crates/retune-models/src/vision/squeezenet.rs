@@ -5,9 +5,7 @@ use retune_nn::{Conv2d, ConvSizes, Forward, Initialization, ParameterBuilder, Ro
 use retune_tensor::{Activation, PoolWindow};
 
 use super::layers::pixel_rows;
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "squeezenet",
@@ -95,8 +93,9 @@ fn relu(forward: &mut Forward<'_>, layer: &Conv2d, x: &Var) -> Var {
 
 struct SqueezeNet {
     stem: Conv2d,
-    /// `None` is a pooling.
-    features: Vec<Option<Fire>>,
+    fires: Vec<Fire>,
+    /// Whether a pooling follows the stem, and each fire module.
+    pooled: Vec<bool>,
     classifier: Conv2d,
     dropout: (Site, f32),
 }
@@ -110,18 +109,19 @@ impl SqueezeNet {
         builder.begin_group("features.0");
         let stem = ConvSizes::same(*channels, sizes.stem, sizes.kernel).stride(2).padding([0, 0]);
         let stem = convolution(builder, "features.0", stem);
-        let (mut features, mut input) = (Vec::new(), sizes.stem);
-        let mut fires = FIRES.into_iter();
+        let (mut fires, mut pooled, mut input) = (Vec::new(), vec![false], sizes.stem);
+        let mut sizes_of_fires = FIRES.into_iter();
         // The first convolution and its activation have the numbers 0 and 1.
         for number in 2.. {
             if sizes.pools.contains(&number) {
-                features.push(None);
+                pooled[fires.len()] = true;
                 continue;
             }
-            let Some(fire) = fires.next() else { break };
+            let Some(fire) = sizes_of_fires.next() else { break };
             let name = format!("features.{number}");
             builder.begin_group(&name);
-            features.push(Some(Fire::declare(builder, &name, input, fire)));
+            fires.push(Fire::declare(builder, &name, input, fire));
+            pooled.push(false);
             input = 2 * fire[1];
         }
         builder.begin_group("head");
@@ -129,21 +129,25 @@ impl SqueezeNet {
         let last = ConvSizes::same(FEATURES, *outputs, 1);
         let classifier = Conv2d::declare_with_bias(builder, "classifier.1", last, normal);
         let dropout = (builder.site("classifier.0"), dropout.unwrap_or(0.5));
-        Box::new(Self { stem, features, classifier, dropout })
+        Box::new(Self { stem, fires, pooled, classifier, dropout })
     }
 }
 
 impl ImageNetwork for SqueezeNet {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let window = PoolWindow { ceil_mode: true, ..PoolWindow::square(3, 2, 0) };
-        let mut x = relu(forward, &self.stem, x);
-        for feature in &self.features {
-            x = match feature {
-                Some(fire) => forward.block(&x, |forward, x| fire.forward(forward, x)),
-                None => forward.tape().max_pool2d(&x, window),
-            };
+    fn trunk_groups(&self) -> usize {
+        1 + self.fires.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        let y = match group.checked_sub(1).map(|fire| &self.fires[fire]) {
+            None => relu(forward, &self.stem, x),
+            Some(fire) => forward.block(x, |forward, x| fire.forward(forward, x)),
+        };
+        if !self.pooled[group] {
+            return y;
         }
-        x.into()
+        let window = PoolWindow { ceil_mode: true, ..PoolWindow::square(3, 2, 0) };
+        forward.tape().max_pool2d(&y, window)
     }
 
     /// The map itself: classes are told apart pixel by pixel, and then averaged.

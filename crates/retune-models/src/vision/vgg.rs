@@ -7,9 +7,7 @@ use retune_nn::{
 };
 use retune_tensor::{Activation, PoolWindow};
 
-use super::{
-    Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, Trunk, not_there,
-};
+use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
     name: "vgg",
@@ -90,7 +88,8 @@ impl Layer {
 }
 
 struct Vgg {
-    stages: Vec<Vec<Layer>>,
+    /// Each layer, and whether a pooling follows it.
+    layers: Vec<(Layer, bool)>,
     hidden: [(Linear, Site); 2],
     output: Linear,
     dropout: f32,
@@ -100,22 +99,20 @@ impl Vgg {
     fn declare(declare: &mut Declare<'_>, depths: Depths, normalized: bool) -> Box<dyn ImageNetwork> {
         let Declare { builder, outputs, channels, dropout, .. } = declare;
         let (mut number, mut input) = (0, *channels);
-        let mut stages = Vec::new();
+        let mut layers = Vec::new();
         for (depth, width) in depths.into_iter().zip(WIDTHS) {
-            let mut layers = Vec::new();
-            for _ in 0..depth {
+            for index in 1..=depth {
                 let name = format!("features.{number}");
                 builder.begin_group(&name);
                 let sizes = ConvSizes::same(input, width, 3);
                 let conv = Conv2d::declare_with_bias(builder, &name, sizes, sizes.kaiming_fan_out());
                 let norm = normalized
                     .then(|| BatchNorm2d::declare(builder, &format!("features.{}", number + 1), width));
-                layers.push(Layer { conv, norm });
+                layers.push((Layer { conv, norm }, index == depth));
                 // Convolution, norm and activation are counted.
                 number += if normalized { 3 } else { 2 };
                 input = width;
             }
-            stages.push(layers);
             number += 1;
         }
         let normal = Initialization::Normal { std: 0.01 };
@@ -128,20 +125,19 @@ impl Vgg {
         builder.begin_group("head");
         let output = Linear::declare(builder, "classifier.6", HIDDEN, *outputs, normal);
         let dropout = dropout.unwrap_or(0.5);
-        Box::new(Self { stages, hidden: [first, second], output, dropout })
+        Box::new(Self { layers, hidden: [first, second], output, dropout })
     }
 }
 
 impl ImageNetwork for Vgg {
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, _rows: &Rows) -> Trunk {
-        let mut x = x.clone();
-        for stage in &self.stages {
-            for layer in stage {
-                x = forward.block(&x, |forward, x| layer.forward(forward, x));
-            }
-            x = forward.tape().max_pool2d(&x, PoolWindow::tiles(2));
-        }
-        x.into()
+    fn trunk_groups(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
+        let (layer, pools) = &self.layers[group];
+        let y = forward.block(x, |forward, x| layer.forward(forward, x));
+        if *pools { forward.tape().max_pool2d(&y, PoolWindow::tiles(2)) } else { y }
     }
 
     fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {

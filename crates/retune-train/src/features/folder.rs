@@ -104,6 +104,11 @@ impl Folder {
         }
     }
 
+    /// Whether a sample's values are here, in a file that is trusted.
+    pub fn has(&self, sample: &SampleHash) -> bool {
+        self.index.get(sample).is_some_and(|place| self.parts[place.part].trusted)
+    }
+
     /// Reads a sample's values, if they are here and whole. Values of a file that nobody trusts yet are not given out.
     pub fn read(&mut self, sample: &SampleHash, values: &mut [f32]) -> Found {
         let Some(place) = self.index.get(sample) else { return Found::Absent };

@@ -10,7 +10,7 @@ use retune_tensor::Tensor;
 
 use super::folder::{Folder, Found};
 use super::part::Cost;
-use crate::trainee::{Cut, SampleBatch, SampleHash, Trainee};
+use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Trainee};
 
 /// Bytes that a record in memory costs beside its values, about.
 const OVERHEAD: u64 = 64;
@@ -119,13 +119,14 @@ impl Prefix {
         batch: SampleBatch<'_>,
     ) -> Tensor {
         let SampleBatch { split, samples, .. } = batch;
+        let randomness = forward.randomness();
         let mut end = 0;
         let wanted: Vec<Wanted> = samples
             .iter()
             .map(|&sample| {
                 let start = end;
                 end += model.feature_len(split, sample, self.cut);
-                let hash = model.sample_hash(split, sample);
+                let hash = model.sample_hash(split, sample, randomness);
                 Wanted { sample, hash, start, end, units: u64::from(trainee.length(split, sample)) }
             })
             .collect();
@@ -145,6 +146,13 @@ impl Prefix {
         }
         drop(kept);
         features
+    }
+
+    /// The samples of a batch whose features would have to be computed.
+    pub fn missing(&self, model: &dyn Cut, batch: &Fetch<'_>) -> Vec<u32> {
+        let hash = |sample| model.sample_hash(batch.split, sample, batch.randomness);
+        let kept = self.kept();
+        batch.samples.iter().copied().filter(|&sample| !kept.has(&hash(sample))).collect()
     }
 
     /// Makes what was written so far visible to other runs.
@@ -197,6 +205,11 @@ struct Wanted {
 }
 
 impl Kept {
+    /// Whether a sample's features will be found. A record that turns out to be damaged will not.
+    fn has(&self, sample: &SampleHash) -> bool {
+        self.memory.contains_key(sample) || self.folder.as_ref().is_some_and(|folder| folder.has(sample))
+    }
+
     /// Fills in what there is and names what is missing.
     fn look_up(&mut self, wanted: &[Wanted], values: &mut [f32]) -> Vec<Wanted> {
         let started = Instant::now();

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::TrainError;
 use crate::event::Event;
-use crate::image::{ImageTrainee, ImageViews};
+use crate::image::{ImageTrainee, ImageViews, ViewChoice};
 use crate::modality::ModalTrainee;
+use crate::plan::steps_per_epoch;
 use crate::recipe::{Method, Recipe};
 use crate::stages::{Stage, plan_stages};
 use crate::trainee::Split;
@@ -76,7 +77,13 @@ pub(super) fn prepare(
     let stages = plan_stages(&recipe, &store.groups())?;
 
     let augmentation = recipe.augmentation.to_augmentation();
-    let views = ImageViews { preprocessor, augmentation, test_time: recipe.augmentation.test_time };
+    let train_samples = splits[&Split::Train].len();
+    let choice = match recipe.augmentation.cached_views {
+        Some(views) => ViewChoice::Few { views, steps_per_epoch: steps_per_epoch(&recipe, train_samples) },
+        None => ViewChoice::Fresh,
+    };
+    let test_time = recipe.augmentation.test_time;
+    let views = ImageViews { preprocessor, augmentation, choice, test_time };
     if weights.is_some() {
         recalibrate(&context, &mut store, (&model, &views), &stages, &splits[&Split::Train], tell);
     }
@@ -90,7 +97,7 @@ pub(super) fn prepare(
     let workers = recipe.data.workers.unwrap_or(threads);
     let empty = || ModelConfig::from_object(&location.path, Map::new());
     let model_config = config.file.clone().unwrap_or_else(empty);
-    let trainee = ImageTrainee::new(model, (config, layout), splits, views, workers)?;
+    let trainee = ImageTrainee::new((model, &store), (config, layout), splits, views, workers)?;
     Ok(Prepared {
         recipe,
         model_directory: location.path,

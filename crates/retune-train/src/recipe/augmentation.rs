@@ -33,6 +33,8 @@ pub struct AugmentationSection {
     pub magnitude: usize,
     /// Probability of erasing a rectangle.
     pub random_erasing: f64,
+    /// How many views of a picture are drawn, to be seen in turn; a new one each time if unset.
+    pub cached_views: Option<u64>,
     /// What is averaged in evaluation and prediction.
     pub test_time: TestTime,
 }
@@ -64,6 +66,7 @@ impl Default for AugmentationSection {
             num_ops: 2,
             magnitude: 9,
             random_erasing: 0.0,
+            cached_views: None,
             test_time: TestTime::None,
         }
     }

@@ -122,6 +122,8 @@ pub const KEYS: &[Key] = &[
         "Their strength (`rand_augment`)."),
     key("augmentation", "random_erasing", Kind::Number(Range::Unit), "0.0",
         "Probability of erasing a rectangle."),
+    key("augmentation", "cached_views", Kind::Integer(1, MANY), "a new view each time",
+        "How many random views of each picture are drawn; it is seen in them in turn, a view an epoch, whatever the seed. What frozen layer groups make of them is then computed once ([feature cache](feature-cache.md#pictures)). The model sees less variety than with a new view each time."),
     key("augmentation", "test_time", Kind::Choice(&["none", "flip"], &[]), "\"none\"",
         "What is averaged in evaluation and prediction: nothing, or the logits of the picture and of its mirror image."),
     key("task", "type", Kind::Choice(&["auto", "text-classification", "image-classification"], &[]), "\"auto\"",
