@@ -30,6 +30,8 @@ pub enum Command {
     Eval(crate::commands::eval::Eval),
     /// Say what a recipe will do and cost, without training.
     Plan(crate::commands::plan::Plan),
+    /// Find a learning rate by short bursts of training, judged on validation data.
+    LrFind(crate::commands::lr_find::LrFind),
     /// Show a model's layer groups, its parameters, and what a strategy would train.
     Inspect(crate::commands::inspect::Inspect),
     /// Look at data before training on it.

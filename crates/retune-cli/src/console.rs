@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use retune::train::{Event, Listener, TrainError};
 
-use crate::format::{count, duration};
+use crate::format::{count, duration, learning_rate as rate, learning_rates};
 
 /// Why a command failed, with its exit code.
 #[derive(Debug)]
@@ -199,6 +199,14 @@ impl Listener for Console {
                     "features below {below}: {} computed, {} reused{saved}",
                     count(*computed as usize),
                     count(*reused as usize)
+                ));
+            }
+            Event::LearningRateFound { learning_rate, low, high, steps, seconds } => {
+                self.say(&format!(
+                    "learning rate {} found in {steps} steps ({}); within noise of the best: {}",
+                    rate(*learning_rate),
+                    duration(*seconds),
+                    learning_rates([*low, *high].into_iter()),
                 ));
             }
             Event::Warning { message, .. } => self.say(&format!("warning: {message}")),

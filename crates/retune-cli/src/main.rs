@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Eval(eval) => commands::eval::run(&eval),
         Command::Fit(fit) => commands::fit::run(&fit),
         Command::Inspect(inspect) => commands::inspect::run(&inspect),
+        Command::LrFind(find) => commands::lr_find::run(&find),
         Command::Plan(plan) => commands::plan::run(&plan),
         Command::Predict(predict) => commands::predict::run(&predict),
         Command::Resume(resume) => commands::resume::run(&resume),

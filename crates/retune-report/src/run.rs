@@ -22,6 +22,8 @@ pub struct Run {
     pub metrics: Map<String, Value>,
     /// One summary per file in `predictions/`.
     pub predictions: Vec<SplitPredictions>,
+    /// `learning_rate.json`.
+    pub learning_rate: Option<Value>,
     /// `load_report.json`.
     pub load_report: Option<Value>,
     /// `config.json`.
@@ -59,6 +61,7 @@ impl Run {
             Some(Value::Object(metrics)) => metrics,
             _ => Map::new(),
         };
+        run.learning_rate = run.json("learning_rate.json")?;
         run.load_report = run.json("load_report.json")?;
         run.config = run.json("config.json")?;
         run.recipe_text = text(&folder.join("recipe.lock.toml"))?;

@@ -66,6 +66,36 @@ fn logits_in_batches(
     Ok(values)
 }
 
+/// The loss of each of the named samples in evaluation mode, not a number where the weights have run away.
+///
+/// # Errors
+/// If a sample cannot be read.
+pub(crate) fn sample_losses(
+    context: &Context,
+    store: (&ParameterStore, Option<&Prefix>),
+    trainee: &dyn Trainee,
+    task: &ClassificationTask,
+    (split, samples): (Split, &[u32]),
+    batch_size: usize,
+) -> Result<Vec<f32>, TrainError> {
+    let logits = logits_in_batches(context, store, trainee, split, samples, batch_size)?;
+    let targets: Vec<_> = samples.iter().map(|&sample| trainee.target(split, sample)).collect();
+    Ok(plain_losses(context, task, &targets, logits))
+}
+
+/// The losses of logits [samples, outputs]: plain, with no smoothing and no class weights, so that recipes can be
+/// compared.
+fn plain_losses(
+    context: &Context,
+    task: &ClassificationTask,
+    targets: &[&Target],
+    logits: Vec<f32>,
+) -> Vec<f32> {
+    let rows = context.tensor([targets.len(), task.outputs()], logits);
+    let plain = ClassificationTask { label_smoothing: 0.0, class_weights: None, ..task.clone() };
+    plain.loss(context, &rows, targets, 1.0).per_sample
+}
+
 /// Evaluates a whole split, with the features that are kept of the store's frozen layer groups.
 pub(crate) fn evaluate(
     context: &Context,
@@ -91,10 +121,7 @@ impl Evaluation {
         logits: Vec<f32>,
         options: &EvaluationOptions,
     ) -> Result<Self, TrainError> {
-        let rows = context.tensor([targets.len(), task.outputs()], logits.clone());
-        // The evaluation loss is plain: no smoothing and no class weights, so that recipes can be compared.
-        let plain = ClassificationTask { label_smoothing: 0.0, class_weights: None, ..task.clone() };
-        let losses = plain.loss(context, &rows, targets, 1.0).per_sample;
+        let losses = plain_losses(context, task, targets, logits.clone());
         let loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len().max(1) as f64;
         let report = task.evaluate(targets, &logits, options)?;
         Ok(Self { logits, loss, losses, report })

@@ -107,6 +107,19 @@ pub enum Event {
         /// Bytes of features on disk.
         disk_bytes: u64,
     },
+    /// A search before the first step found a learning rate, which the run now has.
+    LearningRateFound {
+        /// The rate.
+        learning_rate: f64,
+        /// The lowest rate that was within noise of the best.
+        low: f64,
+        /// The highest such rate.
+        high: f64,
+        /// Optimizer steps that the search made, none of which the run kept.
+        steps: u64,
+        /// Seconds that it took.
+        seconds: f64,
+    },
     /// A checkpoint is on disk.
     CheckpointWritten {
         /// Optimizer steps it holds.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use retune_checkpoint::ensure_space;
@@ -17,11 +18,13 @@ use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
 use crate::features::FeatureCache;
 use crate::image_artifact::ImageArtifact;
+use crate::learning_rate::{LearningRateOptions, Searched, search};
 use crate::modality::ModalTrainee;
 use crate::plan::disk_bytes;
 use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
-use crate::recipe::Recipe;
+use crate::recipe::{LearningRate, Recipe};
 use crate::run_folder::LogFile;
+use crate::stages::plan_stages;
 use crate::state::{Progress, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement};
 use crate::trainee::{Split, Trainee};
 use crate::trainer::{LossFunction, Outcome, StopFlag, Trainer, metric_values};
@@ -177,10 +180,16 @@ fn write_lock(folder: &RunFolder, prepared: &Prepared, options: &FitOptions<'_>)
         },
         recipe: prepared.recipe.clone(),
     };
-    let path = folder.path(RunFolder::LOCK);
-    let text =
-        toml::to_string_pretty(&lock).map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
-    Ok(retune_checkpoint::write_atomic(&path, |file| file.write_all(text.as_bytes()))?)
+    lock.write(folder)
+}
+
+impl Lock {
+    fn write(&self, folder: &RunFolder) -> Result<(), TrainError> {
+        let path = folder.path(RunFolder::LOCK);
+        let text = toml::to_string_pretty(self)
+            .map_err(|error| TrainError::io(&path)(std::io::Error::other(error)))?;
+        Ok(retune_checkpoint::write_atomic(&path, |file| file.write_all(text.as_bytes()))?)
+    }
 }
 
 fn read_lock(folder: &RunFolder) -> Result<Lock, TrainError> {
@@ -210,10 +219,23 @@ impl Run<'_> {
         let Self { mut prepared, folder, options, resume_from, unlogged } = self;
         // Taken out, so that the trained values are held once.
         let store = std::mem::take(&mut prepared.store);
-        let Prepared { recipe, task, trainee, stages, .. } = &prepared;
+        let features = Arc::new(FeatureCache::new(&prepared.recipe, &options.prepare.resolve.cache_dir));
         let progress = resume_from.as_deref().map(read_progress).transpose()?.unwrap_or_default();
         let mut log = LogFile::open(&folder, progress.log_bytes)?;
         unlogged.iter().for_each(|event| log.on_event(event));
+        if prepared.recipe.searches_learning_rate() {
+            let mut tell = |event: Event| {
+                listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+                log.on_event(&event);
+            };
+            if !search_learning_rate((&mut prepared, &store), &folder, options, &features, &mut tell)? {
+                let outcome = Outcome::Interrupted;
+                let tensorboard = prepared.recipe.train.tensorboard;
+                let folder = folder.root().to_owned();
+                return Ok(RunSummary { folder, outcome, metrics: Map::new(), steps: 0, tensorboard });
+            }
+        }
+        let Prepared { recipe, task, trainee, stages, .. } = &prepared;
         let before = fingerprints(&store);
         let average = recipe.train.ema_decay.map(|_| store.clone());
         let mut heard_by: Vec<&mut dyn Listener> = Vec::with_capacity(listeners.len() + 1);
@@ -235,7 +257,7 @@ impl Run<'_> {
             folder: &folder,
             listeners: heard_by,
             stop: options.stop.clone(),
-            features: FeatureCache::new(recipe, &options.prepare.resolve.cache_dir),
+            features,
         };
         match &resume_from {
             Some(checkpoint) => resume_trainer(&mut trainer, checkpoint)?,
@@ -257,6 +279,33 @@ impl Run<'_> {
         let tensorboard = recipe.train.tensorboard;
         Ok(RunSummary { folder: folder.root().to_owned(), outcome, metrics, steps, tensorboard })
     }
+}
+
+/// Searches for the learning rate that the recipe leaves open and records it before it takes effect. `false` if a stop was
+/// asked for: then nothing is decided.
+fn search_learning_rate(
+    (prepared, store): (&mut Prepared, &ParameterStore),
+    folder: &RunFolder,
+    options: &FitOptions<'_>,
+    features: &Arc<FeatureCache>,
+    tell: &mut dyn FnMut(Event),
+) -> Result<bool, TrainError> {
+    let searched = Searched { prepared, store, loss: options.loss, stop: &options.stop, features };
+    let Some(found) = search(&searched, &LearningRateOptions::default(), tell)? else { return Ok(false) };
+    prepared.recipe.optimizer.learning_rate = Some(LearningRate::Value(found.learning_rate));
+    prepared.stages = plan_stages(&prepared.recipe, &store.groups())?;
+    folder.write_json(RunFolder::LEARNING_RATE, &found)?;
+    let mut lock = read_lock(folder)?;
+    lock.recipe.optimizer.learning_rate = prepared.recipe.optimizer.learning_rate;
+    lock.write(folder)?;
+    tell(Event::LearningRateFound {
+        learning_rate: found.learning_rate,
+        low: found.low,
+        high: found.high,
+        steps: found.steps,
+        seconds: found.seconds,
+    });
+    Ok(true)
 }
 
 pub(crate) fn optimizer_config(recipe: &Recipe) -> OptimizerConfig {

@@ -15,6 +15,7 @@ mod fit;
 mod image;
 mod image_artifact;
 mod image_predict;
+mod learning_rate;
 mod modal_predict;
 mod modality;
 mod plan;
@@ -41,6 +42,9 @@ pub use features::{
 pub use fit::{FitOptions, RunSummary, fit, resume};
 pub use image::{ImageTrainee, ImageViews, ViewChoice};
 pub use image_predict::ImagePredictor;
+pub use learning_rate::{
+    GroupProbe, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate,
+};
 pub use modal_predict::{ModalPredictor, ReadData};
 pub use modality::{ModalTrainee, SplitSummary};
 pub use plan::{

@@ -28,7 +28,7 @@ pub(crate) use text::over_length;
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::{Precision, Recipe};
+use crate::recipe::{LearningRate, Precision, Recipe};
 use crate::stages::Stage;
 use crate::trainee::Split;
 
@@ -251,6 +251,7 @@ fn record_choices<E: Example>(recipe: &mut Recipe, train: &Dataset<E>, task: &Cl
     recipe.data.label_column = Some(roles.labels.iter().copied().map(name).collect::<Vec<_>>().into());
     recipe.data.label_separator = roles.label_separator;
     recipe.data.id_column = roles.id.map(name);
-    recipe.optimizer.learning_rate = Some(recipe.learning_rate());
+    let learning_rate = LearningRate::Value(recipe.learning_rate());
+    recipe.optimizer.learning_rate.get_or_insert(learning_rate);
     recipe.train.metric_for_best_model.get_or_insert_with(|| task.default_metric().to_owned());
 }

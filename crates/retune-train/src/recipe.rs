@@ -23,9 +23,9 @@ pub use error::RecipeError;
 pub use places::Places;
 pub use reference::render_reference;
 pub use sections::{
-    BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, Method, MissingPolicy, ModelSection,
-    OneOrMore, OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection, StageSection,
-    StrategySection, TaskSection, TrainSection,
+    BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, LearningRate, Method, MissingPolicy,
+    ModelSection, OneOrMore, OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection,
+    SearchWord, StageSection, StrategySection, TaskSection, TrainSection,
 };
 pub(crate) use stage_target::StageTarget;
 
@@ -64,7 +64,8 @@ impl Recipe {
         RecipeError::Value { place: self.places.of(path), key: keys::spoken(path), problem: problem.into() }
     }
 
-    /// The base learning rate: the recipe's, else the usual one for the method and the optimizer.
+    /// The base learning rate: the recipe's, else the usual one for the method and the optimizer, which is also where a
+    /// search begins.
     ///
     /// For AdamW, Adam, RMSprop and Adafactor: `full`, `last_n`, `stages` and `fine_tune` 5e-5, `gradual` 1e-4, `lora`
     /// 3e-4, `head` 1e-3. Lion's steps are signs and its authors advise a rate 3 to 10 times smaller: a fifth. SGD's
@@ -82,7 +83,15 @@ impl Recipe {
             Lion => 0.2,
             Sgd => 100.0,
         };
-        self.optimizer.learning_rate.unwrap_or(by_method * by_optimizer)
+        match self.optimizer.learning_rate {
+            Some(LearningRate::Value(rate)) => rate,
+            Some(LearningRate::Search(_)) | None => by_method * by_optimizer,
+        }
+    }
+
+    /// Whether the learning rate is to be searched for.
+    pub fn searches_learning_rate(&self) -> bool {
+        matches!(self.optimizer.learning_rate, Some(LearningRate::Search(_)))
     }
 
     /// Takes `data.train`, `data.validation`, `data.test` and the model's folder relative to the recipe's folder where

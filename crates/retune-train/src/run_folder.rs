@@ -22,6 +22,8 @@ impl RunFolder {
     pub const LOG: &'static str = "log.jsonl";
     /// The final metrics.
     pub const METRICS: &'static str = "metrics.json";
+    /// What a search for the learning rate found.
+    pub const LEARNING_RATE: &'static str = "learning_rate.json";
     /// What became of the checkpoint's tensors.
     pub const LOAD_REPORT: &'static str = "load_report.json";
 
@@ -30,6 +32,7 @@ impl RunFolder {
         Self::LOCK,
         Self::LOG,
         Self::METRICS,
+        Self::LEARNING_RATE,
         Self::LOAD_REPORT,
         "certificate.json",
         "config.json",

@@ -1,5 +1,7 @@
 //! The loop: stages, steps, evaluations, checkpoints.
 
+mod burst;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,8 @@ use crate::state::{
 };
 use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
 use crate::{RunFolder, TrainError};
+
+pub(crate) use burst::Burst;
 
 /// Asks a run to stop at the next step. Shared with a signal handler or another thread.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +104,7 @@ pub struct Trainer<'a> {
     /// Asks the loop to stop.
     pub stop: StopFlag,
     /// What frozen layer groups computed.
-    pub(crate) features: FeatureCache,
+    pub(crate) features: Arc<FeatureCache>,
 }
 
 /// What stays the same over one stage.
@@ -213,17 +217,7 @@ impl Trainer<'_> {
 
     fn run_stage(&mut self, run: &StageRun<'_>) -> Result<StageEnd, TrainError> {
         let train = &self.recipe.train;
-        let lengths = (0..self.trainee.samples(Split::Train) as u32)
-            .map(|sample| self.trainee.length(Split::Train, sample))
-            .collect();
-        let order = BatchOrder::new(
-            lengths,
-            train.per_device_train_batch_size,
-            train.seed,
-            train.group_by_length,
-            true,
-            false,
-        );
+        let order = self.batch_order();
         let mut gradients = Gradients::new(run.trainable.slot_lengths(&self.store));
         let mut epoch: Option<(u64, EpochBatches)> = None;
         while self.progress.stage_step < run.total_steps {
@@ -266,6 +260,16 @@ impl Trainer<'_> {
             }
         }
         Ok(StageEnd::Finished)
+    }
+
+    /// The order of the training samples over all epochs.
+    fn batch_order(&self) -> BatchOrder {
+        let train = &self.recipe.train;
+        let lengths = (0..self.trainee.samples(Split::Train) as u32)
+            .map(|sample| self.trainee.length(Split::Train, sample))
+            .collect();
+        let batch_size = train.per_device_train_batch_size;
+        BatchOrder::new(lengths, batch_size, train.seed, train.group_by_length, true, false)
     }
 
     fn interrupt(&mut self) -> Result<StageEnd, TrainError> {

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod fit;
 pub mod inspect;
 mod inspect_subject;
+pub mod lr_find;
 pub mod plan;
 pub mod predict;
 pub mod repeat;

@@ -7,6 +7,7 @@ mod equivalence;
 mod features;
 #[cfg(unix)]
 mod images;
+mod learning_rate;
 mod refusals;
 mod strategies;
 mod tasks;

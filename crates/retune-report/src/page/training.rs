@@ -4,8 +4,8 @@ use retune_tasks::metrics::Metric;
 use serde_json::Value;
 
 use super::{Section, figure, put};
-use crate::charts::{LineChart, Mark, Series, smoothed};
-use crate::format::{Escaped, count, duration, number, parameters, percent};
+use crate::charts::{LineChart, Mark, Rate, RateChart, Series, smoothed};
+use crate::format::{Escaped, count, duration, learning_rate, number, parameters, percent};
 use crate::log::StageEntered;
 use crate::run::{Kind, Run};
 
@@ -15,6 +15,7 @@ pub(super) fn section(run: &Run) -> Section {
     features(&mut html, run);
     let marks = marks(run);
     let mut charts = String::new();
+    rate_chart(&mut charts, run);
     loss_chart(&mut charts, run, &marks);
     metric_chart(&mut charts, run, &marks);
     learning_rate_chart(&mut charts, run, &marks);
@@ -164,6 +165,38 @@ fn chart(
     logarithmic: bool,
 ) -> Option<String> {
     LineChart { label, series, marks, limits, logarithmic, last_step: run.log.last_step() as f64 }.draw()
+}
+
+/// The search before the first step, where there was one.
+fn rate_chart(html: &mut String, run: &Run) {
+    let Some(found) = &run.learning_rate else { return };
+    let get = |key: &str| found.get(key).and_then(Value::as_f64).filter(|value| value.is_finite());
+    let (Some(chosen), Some(low), Some(high)) = (get("learning_rate"), get("low"), get("high")) else {
+        return;
+    };
+    let probes = found.get("probes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let rates = probes.iter().filter_map(|probe| {
+        let get = |key: &str| probe.get(key).and_then(Value::as_f64);
+        let outcome = probe.get("outcome").and_then(Value::as_str).unwrap_or_default();
+        Some(Rate {
+            rate: get("learning_rate")?,
+            loss: get("loss"),
+            standard_error: get("standard_error").unwrap_or(0.0),
+            good: matches!(outcome, "best" | "within_noise"),
+        })
+    });
+    let chart =
+        RateChart { rates: rates.collect(), range: (low, high), chosen, loss_before: get("loss_before") };
+    let Some(drawing) = chart.draw() else { return };
+    let explanation = format!(
+        "Held-out loss after {} steps from the same state. Within noise of the best: {} to {}; the run took {}.",
+        count(get("burst_steps").unwrap_or(0.0) as u64),
+        learning_rate(low),
+        learning_rate(high),
+        learning_rate(chosen)
+    );
+    let legend = "<ul class=\"legend\"><li><i class=\"best round\"></i>within noise of the best</li></ul>";
+    figure(html, "Search for the learning rate", &explanation, &drawing, legend);
 }
 
 fn loss_chart(html: &mut String, run: &Run, marks: &[Mark]) {

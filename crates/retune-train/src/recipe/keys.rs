@@ -31,6 +31,8 @@ pub enum Kind {
     Integer(u64, u64),
     /// A number in a range.
     Number(Range),
+    /// A number in a range, or this word.
+    NumberOrWord(Range, &'static str),
     /// A list of strings.
     TextList,
     /// A string, or a list of strings.
@@ -112,6 +114,7 @@ impl Kind {
             Self::Integer(least, most) if most >= table::MANY => format!("an integer of at least {least}"),
             Self::Integer(least, most) => format!("an integer from {least} to {most}"),
             Self::Number(range) => format!("a number{}", range.describe()),
+            Self::NumberOrWord(range, word) => format!("a number{}, or \"{word}\"", range.describe()),
             Self::TextList => "a list of strings".to_owned(),
             Self::TextOrList => "a string or a list of strings".to_owned(),
             Self::IntegerList => "a list of integers of at least 1".to_owned(),

@@ -232,7 +232,8 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
         (Kind::Integer(least, most), Value::Integer(integer)) => {
             u64::try_from(*integer).is_ok_and(|integer| (least..=most).contains(&integer))
         }
-        (Kind::Number(range), value) => number_in(value, range),
+        (Kind::NumberOrWord(_, expected), Value::String(word)) => word == expected,
+        (Kind::Number(range) | Kind::NumberOrWord(range, _), value) => number_in(value, range),
         (Kind::TextOrList, Value::String(_)) => true,
         (Kind::TextList | Kind::TextOrList | Kind::WordOrList(_), Value::Array(items)) => {
             items.iter().all(Value::is_str)
@@ -285,7 +286,9 @@ fn hint_for(kind: Kind, value: &Value) -> String {
                 .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"))
         }
         (Kind::Bool, Value::String(text)) if text.parse::<bool>().is_ok() => "; remove the quotes".to_owned(),
-        (Kind::Integer(..) | Kind::Number(_), Value::String(text)) if text.parse::<f64>().is_ok() => {
+        (Kind::Integer(..) | Kind::Number(_) | Kind::NumberOrWord(..), Value::String(text))
+            if text.parse::<f64>().is_ok() =>
+        {
             "; remove the quotes".to_owned()
         }
         (Kind::TextList | Kind::WordOrList(_), Value::String(text)) => {

@@ -364,7 +364,7 @@ pub struct OptimizerSection {
     /// The update rule.
     pub name: OptimizerKind,
     /// The base learning rate; [`super::Recipe::learning_rate`] resolves it.
-    pub learning_rate: Option<f64>,
+    pub learning_rate: Option<LearningRate>,
     /// Weight decay on matrices.
     pub weight_decay: f64,
     /// The greatest global norm of the gradient; 0 turns clipping off.
@@ -398,6 +398,24 @@ impl Default for OptimizerSection {
             alpha: None,
         }
     }
+}
+
+/// A base learning rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LearningRate {
+    /// This one.
+    Value(f64),
+    /// `"auto"`: the one that a search before the first step finds.
+    Search(SearchWord),
+}
+
+/// The word that asks for a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchWord {
+    /// `auto`.
+    Auto,
 }
 
 /// `[schedule]`.

@@ -111,7 +111,7 @@ fn a_wrong_type_or_value_is_refused_with_what_is_allowed() {
         ),
         (
             "[optimizer]\nlearning_rate = nan",
-            "recipe.toml:4: \"learning_rate\" in [optimizer] must be a number of at least 0, found the number NaN",
+            "recipe.toml:4: \"learning_rate\" in [optimizer] must be a number of at least 0, or \"auto\", found the number NaN",
         ),
         (
             "[schedule]\nwarmup_ratio = 1.5",

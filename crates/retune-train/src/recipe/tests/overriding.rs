@@ -18,7 +18,7 @@ fn refusal(overrides: &[&str]) -> String {
 fn a_key_is_set_by_its_last_name_or_its_path_and_the_later_wins() {
     let recipe =
         overridden(FILE, &["learning_rate=3e-5", "train.seed=1", "seed=2", "data.train=a.csv"]).unwrap();
-    assert_eq!(recipe.optimizer.learning_rate, Some(3e-5));
+    assert_eq!(recipe.optimizer.learning_rate, Some(LearningRate::Value(3e-5)));
     assert_eq!(recipe.train.seed, 2);
     assert_eq!(recipe.data.train.as_deref(), Some("a.csv"));
     assert_eq!(recipe.stage[0].learning_rate, Some(1e-2));

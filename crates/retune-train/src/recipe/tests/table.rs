@@ -69,6 +69,7 @@ fn allowed(kind: Kind) -> Vec<String> {
             let fits = |text: &&&str| range.contains(text.parse().unwrap());
             candidates.iter().filter(fits).map(|text| (*text).to_owned()).collect()
         }
+        Kind::NumberOrWord(range, word) => [allowed(Kind::Number(range)), words(&[word])].concat(),
         Kind::TextList => vec!["[]".to_owned(), "[\"x\"]".to_owned()],
         Kind::TextOrList => vec!["\"x\"".to_owned(), "[\"x\", \"y\"]".to_owned()],
         Kind::IntegerList => vec!["[1, 4294967295]".to_owned()],
