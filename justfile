@@ -45,6 +45,7 @@ fixtures:
     {{ python }} fixtures/metrics/make_metrics_golden.py
     {{ python }} fixtures/schedules/make_schedules_golden.py > fixtures/schedules/schedules_golden.json
     {{ python }} fixtures/optimizers/make_golden.py
+    {{ python }} fixtures/transferability/make_golden.py > fixtures/transferability/golden.json
     ruff check fixtures bench
     ruff format --check fixtures bench
 

@@ -32,6 +32,8 @@ pub enum Command {
     Plan(crate::commands::plan::Plan),
     /// Find a learning rate by short bursts of training, judged on validation data.
     LrFind(crate::commands::lr_find::LrFind),
+    /// Compare what to train (head, last layers, everything, adapters) under one budget, and pick one.
+    CompareStrategies(crate::commands::compare_strategies::CompareStrategies),
     /// Show a model's layer groups, its parameters, and what a strategy would train.
     Inspect(crate::commands::inspect::Inspect),
     /// Look at data before training on it.

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Bench(bench) => commands::bench::run(&bench),
         Command::Cache(cache) => commands::cache::run(&cache),
+        Command::CompareStrategies(compare) => commands::compare_strategies::run(&compare),
         Command::Completions { shell } => {
             arguments::print_completions(shell);
             Ok(ExitCode::SUCCESS)

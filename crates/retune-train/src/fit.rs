@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
+use crate::compare::{CompareOptions, compare_strategies};
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
 use crate::features::FeatureCache;
@@ -22,7 +23,7 @@ use crate::learning_rate::{LearningRateOptions, Searched, search};
 use crate::modality::ModalTrainee;
 use crate::plan::disk_bytes;
 use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
-use crate::recipe::{LearningRate, Recipe};
+use crate::recipe::{LearningRate, Method, Recipe};
 use crate::run_folder::LogFile;
 use crate::stages::plan_stages;
 use crate::state::{Progress, fingerprints, newest_checkpoint, read_progress, restore, unexpected_movement};
@@ -86,18 +87,25 @@ pub fn fit(
     let mut listeners = listeners;
     let mut recipe = recipe.clone();
     make_paths_absolute(&mut recipe);
-    RunFolder::open(&recipe.train.output_dir).require_free(recipe.train.overwrite_output_dir)?;
+    let overwrite = recipe.train.overwrite_output_dir;
+    RunFolder::open(&recipe.train.output_dir).require_free(overwrite)?;
     // There is no log before the run folder is made, and no folder before all is known to be right.
     let mut unlogged = Vec::new();
-    let prepared = {
-        let mut tell = |event: Event| {
-            listeners.iter_mut().for_each(|listener| listener.on_event(&event));
-            unlogged.push(event);
-        };
-        prepare(&recipe, &options.prepare, &mut tell)?
+    let mut tell = |event: Event| {
+        listeners.iter_mut().for_each(|listener| listener.on_event(&event));
+        unlogged.push(event);
     };
-    let folder =
-        RunFolder::create(&prepared.recipe.train.output_dir, prepared.recipe.train.overwrite_output_dir)?;
+    let mut folder = None;
+    if recipe.strategy.method == Method::Auto {
+        let made = RunFolder::create(&recipe.train.output_dir, overwrite)?;
+        recipe = choose_strategy(&recipe, &made, options, &mut tell)?;
+        folder = Some(made);
+    }
+    let prepared = prepare(&recipe, &options.prepare, &mut tell)?;
+    let folder = match folder {
+        Some(folder) => folder,
+        None => RunFolder::create(&prepared.recipe.train.output_dir, overwrite)?,
+    };
     write_lock(&folder, &prepared, options)?;
     folder.write_json(RunFolder::LOAD_REPORT, &prepared.load_report)?;
     Run { prepared, folder, options, resume_from: None, unlogged }.execute(listeners)
@@ -152,6 +160,32 @@ pub fn resume(
         ));
     }
     Run { prepared, folder, options, resume_from, unlogged: Vec::new() }.execute(listeners)
+}
+
+/// Compares strategies in a folder below the run's, and gives the recipe of the one that was chosen.
+fn choose_strategy(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    options: &FitOptions<'_>,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Recipe, TrainError> {
+    let below = folder.path(RunFolder::STRATEGIES);
+    let compared = CompareOptions::default();
+    let mut note = |line: &str| tell(Event::note(line));
+    let found = compare_strategies(recipe, &below, &compared, options, &mut note)?.ok_or_else(|| {
+        TrainError::run_folder(
+            folder.root(),
+            "was stopped while strategies were compared, so that there is no run to go on with; begin anew with \
+             train.overwrite_output_dir = true",
+        )
+    })?;
+    folder.write_json(RunFolder::COMPARISON, &found)?;
+    tell(Event::note(format!("strategy {}: {}", found.choice.name, found.choice.reason)));
+    let mut recipe = recipe.clone();
+    recipe.strategy.method = found.choice.method;
+    recipe.strategy.last_n = found.choice.last_n;
+    recipe.optimizer.learning_rate = Some(LearningRate::Value(found.choice.learning_rate));
+    Ok(recipe)
 }
 
 fn make_paths_absolute(recipe: &mut Recipe) {

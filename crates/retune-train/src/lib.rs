@@ -6,6 +6,7 @@
 
 mod artifact;
 mod bench;
+mod compare;
 mod data_check;
 mod error;
 mod evaluate;
@@ -29,9 +30,14 @@ mod state;
 mod text;
 mod trainee;
 mod trainer;
+mod transferability;
 
 pub use artifact::Certificate;
 pub use bench::{BenchInput, BenchOptions, BenchResult, bench, gemm_rate};
+pub use compare::{
+    Budget, Choice, CompareOptions, CutScore, ModelScore, StrategyComparison, StrategyResult,
+    compare_strategies,
+};
 pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};

@@ -73,7 +73,7 @@ impl Recipe {
     pub fn learning_rate(&self) -> f64 {
         use retune_nn::OptimizerKind::{Adafactor, Adam, AdamW, Lion, RmsProp, Sgd};
         let by_method = match self.strategy.method {
-            Method::Full | Method::LastN | Method::Stages | Method::FineTune => 5e-5,
+            Method::Full | Method::LastN | Method::Stages | Method::FineTune | Method::Auto => 5e-5,
             Method::Gradual => 1e-4,
             Method::Lora => 3e-4,
             Method::Head => 1e-3,

@@ -24,6 +24,10 @@ impl RunFolder {
     pub const METRICS: &'static str = "metrics.json";
     /// What a search for the learning rate found.
     pub const LEARNING_RATE: &'static str = "learning_rate.json";
+    /// What a comparison of strategies found.
+    pub const COMPARISON: &'static str = "comparison.json";
+    /// The folder of the runs that were compared.
+    pub const STRATEGIES: &'static str = "strategies";
     /// What became of the checkpoint's tensors.
     pub const LOAD_REPORT: &'static str = "load_report.json";
 
@@ -33,6 +37,7 @@ impl RunFolder {
         Self::LOG,
         Self::METRICS,
         Self::LEARNING_RATE,
+        Self::COMPARISON,
         Self::LOAD_REPORT,
         "certificate.json",
         "config.json",
@@ -74,7 +79,7 @@ impl RunFolder {
         let root = &folder.root;
         std::fs::create_dir_all(root).map_err(TrainError::io(root))?;
         // Only what a run writes is removed: other files in the folder are the user's.
-        for name in ["checkpoints", "predictions", "adapter", "tensorboard"] {
+        for name in ["checkpoints", "predictions", "adapter", "tensorboard", Self::STRATEGIES] {
             let path = folder.path(name);
             if path.is_dir() {
                 std::fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;

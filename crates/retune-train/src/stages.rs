@@ -72,6 +72,11 @@ pub fn plan_stages(recipe: &Recipe, groups: &[LayerGroup]) -> Result<Vec<Stage>,
         Method::Gradual => planner.gradual()?,
         Method::FineTune => planner.fine_tune(),
         Method::Stages => planner.explicit()?,
+        Method::Auto => {
+            let problem = "\"auto\" is decided by `retune fit` when it begins; see what it would choose with `retune \
+                           compare-strategies`, or name a method";
+            return Err(recipe.error("strategy.method", problem));
+        }
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cache;
+pub mod compare_strategies;
 pub mod convert;
 pub mod data;
 pub mod embed;

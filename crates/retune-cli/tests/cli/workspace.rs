@@ -134,6 +134,26 @@ impl Workspace {
         self.retune(&arguments).succeeded()
     }
 
+    /// Makes all words of the model alike.
+    pub fn blank_embeddings(&self) {
+        let path = self.path("model/model.safetensors");
+        let weights = Weights::open(&path).unwrap();
+        let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = weights
+            .names()
+            .map(|name| {
+                let shape = weights.info(name).unwrap().shape.clone();
+                (name.to_owned(), shape, weights.to_f32(name).unwrap())
+            })
+            .collect();
+        let words = tensors.iter_mut().find(|(name, ..)| name.ends_with("word_embeddings.weight")).unwrap();
+        words.2.fill(0.0);
+        let named: Vec<NamedTensor<'_>> = tensors
+            .iter()
+            .map(|(name, shape, values)| NamedTensor { name, shape, data: TensorData::F32(values) })
+            .collect();
+        save_safetensors(&path, &named, &BTreeMap::from([("format".to_owned(), "pt".to_owned())])).unwrap();
+    }
+
     fn write_model(&self, changes: &Value) {
         let folder = self.path("model");
         std::fs::create_dir(&folder).unwrap();

@@ -40,6 +40,7 @@ A model's layer groups in depth order are its embeddings, its blocks, and its he
 | `lora` | low-rank adapters in the backbone, and the head |
 | `stages` | what the `[[stage]]` tables say, one after the other |
 | `fine_tune` | fastai's: the head for `freeze_epochs` at `base_lr`, then everything for `num_train_epochs`, from half of `base_lr` at the head down to a hundredth of that at the input |
+| `auto` | what a comparison on validation data chooses before the first step ([choosing a strategy](choosing-a-strategy.md)) |
 
 A schedule spans the greatest length of its stage. A stage that stops improving (`gradual_patience`,
 `early_stopping_patience`) gives way to the next, which starts its own schedule.

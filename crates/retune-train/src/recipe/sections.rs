@@ -1,6 +1,7 @@
 //! The sections of a recipe as types. What each key means is said once, in [`super::keys`].
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use retune_data::image::Interpolation;
 use retune_models::text::{LoraConfig, LoraTarget};
@@ -340,6 +341,8 @@ pub enum Method {
     Stages,
     /// fastai's `fine_tune`: the head, then everything at spread rates.
     FineTune,
+    /// The one that a comparison before the first step chooses.
+    Auto,
 }
 
 impl Method {
@@ -353,7 +356,21 @@ impl Method {
             Self::Lora => "lora",
             Self::Stages => "stages",
             Self::FineTune => "fine_tune",
+            Self::Auto => "auto",
         }
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+
+    /// A strategy that can be run, by the word that the recipe uses.
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = [Self::Head, Self::LastN, Self::Gradual, Self::Full, Self::Lora, Self::FineTune];
+        known.into_iter().find(|method| method.name() == word).ok_or_else(|| {
+            let names = known.map(Self::name).join(", ");
+            format!("\"{word}\" is no strategy that can be compared; there are {names}")
+        })
     }
 }
 

@@ -134,7 +134,7 @@ pub const KEYS: &[Key] = &[
         "Probability that is taken from the label and spread evenly over all classes."),
     key("task", "class_weights", Kind::ChoiceOrTable(&["none", "balanced"]), "\"none\"",
         "The weight of each class in the loss: none, inverse to its frequency, or a table by label, where labels that are not listed weigh 1."),
-    key("strategy", "method", Kind::Choice(&["head", "last_n", "gradual", "full", "lora", "stages", "fine_tune"], &[]), "\"full\"",
+    key("strategy", "method", Kind::Choice(&["head", "last_n", "gradual", "full", "lora", "stages", "fine_tune", "auto"], &[]), "\"full\"",
         "Which layer groups train, and when; see the methods above."),
     key("strategy", "last_n", Kind::Integer(0, MANY), "required by `last_n`",
         "How many groups of the backbone train, counted from the head; the head itself always trains and is not counted."),

@@ -101,7 +101,7 @@ fn a_wrong_override_is_refused_with_what_to_write() {
         (
             "method=ful",
             "override \"method=ful\": \"method\" in [strategy] must be one of \"head\", \"last_n\", \"gradual\", \
-             \"full\", \"lora\", \"stages\", \"fine_tune\", found the string \"ful\"; did you mean \"full\"?",
+             \"full\", \"lora\", \"stages\", \"fine_tune\", \"auto\", found the string \"ful\"; did you mean \"full\"?",
         ),
         ("seed.x=1", "override \"seed.x=1\": \"seed\" has no keys of its own"),
         (

@@ -1,0 +1,119 @@
+//! How much of a task is already in a pretrained model's features, told without training the model: three scores of the
+//! features at a cut, from samples and their classes alone. Knows no model and no file.
+
+mod evidence;
+mod probe;
+
+pub(crate) use evidence::log_evidence;
+pub(crate) use probe::linear_probe;
+
+/// Features of samples with their classes.
+#[derive(Clone, Debug)]
+pub(crate) struct Labelled {
+    /// [samples, width], one row per sample.
+    pub features: Vec<f64>,
+    /// The width of a row.
+    pub width: usize,
+    /// The class of each sample.
+    pub classes: Vec<u32>,
+    /// The number of classes.
+    pub class_count: usize,
+}
+
+impl Labelled {
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    pub fn row(&self, sample: usize) -> &[f64] {
+        &self.features[sample * self.width..(sample + 1) * self.width]
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Which of `asked` the nearest neighbours in `known` classify rightly: the majority of the `k` rows with the greatest
+/// cosine, the nearest of equals (Cover and Hart 1967).
+pub(crate) fn nearest_neighbours(known: &Labelled, asked: &Labelled, k: usize) -> Vec<bool> {
+    let norm = |row: &[f64]| dot(row, row).sqrt().max(f64::MIN_POSITIVE);
+    let norms: Vec<f64> = (0..known.len()).map(|sample| norm(known.row(sample))).collect();
+    (0..asked.len())
+        .map(|sample| {
+            let row = asked.row(sample);
+            let mut cosines: Vec<(f64, usize)> = norms
+                .iter()
+                .enumerate()
+                .map(|(other, norm)| (dot(row, known.row(other)) / norm, other))
+                .collect();
+            cosines.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let mut votes = vec![0_usize; known.class_count];
+            cosines.iter().take(k).for_each(|&(_, other)| votes[known.classes[other] as usize] += 1);
+            let most = votes.iter().max().copied().unwrap_or(0);
+            let winner = cosines
+                .iter()
+                .map(|&(_, other)| known.classes[other])
+                .find(|&class| votes[class as usize] == most);
+            winner == Some(asked.classes[sample])
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use retune_testing::counter_normal_like;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// As `fixtures/transferability/make_golden.py` makes them.
+    fn features(case: &Value, stream: &str, samples: &str) -> Labelled {
+        let size = |key: &str| case[key].as_u64().unwrap() as usize;
+        let (samples, width, class_count) = (size(samples), size("width"), size("classes"));
+        let name = format!("{}.{stream}", case["name"].as_str().unwrap());
+        let values = counter_normal_like(&name, samples * width, 1.0);
+        let mut features: Vec<f64> = values.into_iter().map(f64::from).collect();
+        for sample in 0..samples {
+            features[sample * width + sample % class_count] += case["shift"].as_f64().unwrap();
+        }
+        let classes = (0..samples).map(|sample| (sample % class_count) as u32).collect();
+        Labelled { features, width, classes, class_count }
+    }
+
+    #[test]
+    fn the_scores_are_those_of_their_definitions() {
+        let golden = include_str!("../../../fixtures/transferability/golden.json");
+        let golden: Vec<Value> = serde_json::from_str(golden).unwrap();
+        for case in golden {
+            let (known, asked) = (features(&case, "known", "samples"), features(&case, "asked", "asked"));
+            let expected = case["log_evidence"].as_f64().unwrap();
+            let evidence = log_evidence(&known);
+            assert!((evidence - expected).abs() < 1e-5, "{}: {evidence} {expected}", case["name"]);
+            let flags = |key: &str| -> Vec<bool> { serde_json::from_value(case[key].clone()).unwrap() };
+            let voted = nearest_neighbours(&known, &asked, 5);
+            for ((is_right, expected), no_tie) in
+                voted.into_iter().zip(flags("neighbours")).zip(flags("no_tie"))
+            {
+                assert!(is_right == expected || !no_tie, "{}", case["name"]);
+            }
+            let probed = linear_probe(&known, &asked);
+            for ((is_right, expected), sure) in probed.into_iter().zip(flags("probe")).zip(flags("sure")) {
+                assert!(is_right == expected || !sure, "{}", case["name"]);
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_vote_by_angle_and_the_nearest_breaks_a_tie() {
+        let known = Labelled {
+            features: vec![9.0, 0.0, 5.0, 1.0, 0.0, 1.0, 0.1, 2.0],
+            width: 2,
+            classes: vec![0, 0, 1, 1],
+            class_count: 2,
+        };
+        let asked = Labelled { features: vec![1.0, 0.1, 0.1, 0.9], classes: vec![0, 0], ..known.clone() };
+        assert_eq!(nearest_neighbours(&known, &asked, 3), [true, false]);
+        assert_eq!(nearest_neighbours(&known, &asked, 4), [true, false]);
+    }
+}
