@@ -1,7 +1,9 @@
 //! Pictures from a folder to an artifact, on pictures that the test draws and a network with random weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use retune::checkpoint::{NamedTensor, TensorData, Weights, save_safetensors};
 use retune::data::image::{Pixels, thumbnail};
 use retune_testing::counter_uniform;
 use serde_json::Value;
@@ -159,6 +161,30 @@ fn frozen_batch_normalization_keeps_its_statistics_and_a_trained_one_moves_them(
     let mean = |run: &str| workspace.tensors(&format!("{run}/model.safetensors"))["bn1.running_mean"].clone();
     assert!(mean("head").iter().all(|&value| value == 0.0));
     assert!(mean("full").iter().any(|&value| value != 0.0));
+}
+
+#[test]
+fn only_batch_normalization_that_the_checkpoint_holds_is_measured_anew() {
+    let workspace = workspace();
+    workspace.fit("run", &["strategy.method=head", "max_steps=1"]);
+    // The network started at random and only its head has trained, so that all its statistics are 0 and 1.
+    let weights = Weights::open(&workspace.path("run/model.safetensors")).unwrap();
+    let kept = weights.names().filter(|name| !name.starts_with("layer3."));
+    let kept: Vec<_> = kept
+        .map(|name| (name, weights.info(name).unwrap().shape.clone(), weights.to_f32(name).unwrap()))
+        .collect();
+    let tensors: Vec<NamedTensor<'_>> = kept
+        .iter()
+        .map(|(name, shape, values)| NamedTensor { name, shape, data: TensorData::F32(values) })
+        .collect();
+    std::fs::create_dir(workspace.path("part")).unwrap();
+    save_safetensors(&workspace.path("part/model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    std::fs::copy(workspace.path("run/config.json"), workspace.path("part/config.json")).unwrap();
+    let part = ["name_or_path=part", "allow_missing=true", "max_steps=1"];
+    // Of 19 norms, 6 are in layer3.
+    workspace.fit("full", &part).saying(&["13 of 13 batch normalizations"]);
+    let head = [&part[..], &["strategy.method=head"]].concat();
+    workspace.fit("frozen", &head).saying(&["13 batch normalizations", "frozen"]);
 }
 
 #[test]

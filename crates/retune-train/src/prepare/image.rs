@@ -85,7 +85,9 @@ pub(super) fn prepare(
     let test_time = recipe.augmentation.test_time;
     let views = ImageViews { preprocessor, augmentation, choice, test_time };
     if weights.is_some() {
-        recalibrate(&context, &mut store, (&model, &views), &stages, &splits[&Split::Train], tell);
+        let folded = folded_norms(&store, &load_report);
+        let model = (&model, &views);
+        recalibrate(&context, (&mut store, &folded), model, &stages, &splits[&Split::Train], tell);
     }
     warn_of_small_batches(&recipe, &store, &stages, tell);
 
@@ -276,17 +278,25 @@ fn trained_groups(stages: &[Stage]) -> HashSet<usize> {
     stages.iter().flat_map(groups).collect()
 }
 
+/// The batch normalizations that the checkpoint holds with statistics that say nothing. Those that it lacks begin the same
+/// way, and have nothing that would have to be kept.
+fn folded_norms(store: &ParameterStore, report: &LoadReport) -> Vec<String> {
+    let loaded: HashSet<&String> = report.loaded.iter().collect();
+    let mut norms = store.uninformative_norms();
+    norms.retain(|norm| loaded.contains(&format!("{norm}.running_mean")));
+    norms
+}
+
 /// Batch normalization that was folded into its neighbours at the source is measured anew where it is going to train:
 /// else its first live step would change what the network computes.
 fn recalibrate(
     context: &Context,
-    store: &mut ParameterStore,
+    (store, folded): (&mut ParameterStore, &[String]),
     (model, views): (&ImageClassifier, &ImageViews),
     stages: &[Stage],
     train: &ImageDataset,
     tell: &mut dyn FnMut(Event),
 ) {
-    let folded = store.uninformative_norms();
     if folded.is_empty() {
         return;
     }
