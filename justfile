@@ -49,6 +49,6 @@ fixtures:
     ruff check fixtures bench
     ruff format --check fixtures bench
 
-# Look for crashes in a reader (csv, pickle, recipe, safetensors); needs a nightly compiler and cargo-fuzz
+# Look for crashes in a reader (csv, picture, picture_file, pickle, recipe, safetensors); needs a nightly compiler and cargo-fuzz
 fuzz target seconds="60":
     cargo +nightly fuzz run {{ target }} -- -malloc_limit_mb=512 -max_total_time={{ seconds }}

@@ -152,6 +152,7 @@ fn problem(error: ImageError) -> PictureProblem {
 mod tests {
     use super::*;
     use ::image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage, RgbaImage};
+    use proptest::prelude::*;
 
     fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -196,6 +197,39 @@ mod tests {
             for length in (0..bytes.len() * 9 / 10).step_by(7) {
                 let result = decode(&bytes[..length], DEFAULT_MAX_PIXELS);
                 assert!(result.is_err(), "{format:?} cut to {length} of {} bytes", bytes.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_picture_is_a_picture_or_a_problem(
+            format in prop::sample::select(FORMATS),
+            places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        ) {
+            let mut bytes = encoded(&picture(), format.0);
+            for (place, byte) in places {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            if let Ok(pixels) = decode(&bytes, 1 << 16) {
+                prop_assert!(pixels.width > 0 && pixels.height > 0);
+                prop_assert!(pixels.width * pixels.height <= 1 << 16);
+                prop_assert_eq!(pixels.data.len(), pixels.width * pixels.height * pixels.channels);
+            }
+        }
+
+        #[test]
+        fn any_bytes_behind_a_known_beginning_are_a_picture_or_a_problem(
+            format in prop::sample::select(FORMATS),
+            kept in 2_usize..40,
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut all = encoded(&picture(), format.0);
+            all.truncate(kept);
+            all.extend(bytes);
+            if let Ok(pixels) = decode(&all, 1 << 16) {
+                prop_assert_eq!(pixels.data.len(), pixels.width * pixels.height * pixels.channels);
             }
         }
     }

@@ -32,6 +32,9 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Table, DataError> {
     if height == 0 || width == 0 {
         return Err(refused(path, "its pictures have no pixels".to_owned()));
     }
+    if count == 0 {
+        return Err(DataError::refused(Finding::error("no-rows", path, "the file has no pictures")));
+    }
     let labels = match labels_beside(path) {
         Some(beside) => {
             let bytes = std::fs::read(&beside).map_err(|source| DataError::reading(&beside, source))?;
@@ -52,9 +55,6 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Table, DataError> {
         Row { line: index as u64 + 1, values }
     });
     let rows: Vec<Row> = rows.collect();
-    if rows.is_empty() {
-        return Err(DataError::refused(Finding::error("no-rows", path, "the file has no pictures")));
-    }
     let columns = if labels.is_some() { vec!["image", "label"] } else { vec!["image"] };
     let columns = columns.into_iter().map(str::to_owned).collect();
     Ok(Table { path: path.to_path_buf(), columns, rows, findings: Vec::new() })
@@ -127,6 +127,15 @@ mod tests {
         std::fs::write(folder.path().join("labels-idx1"), idx(&[3], &[7, 0, 1])).unwrap();
         let error = read(&images, &idx(&[2, 1, 2], &[1, 2, 3, 4])).unwrap_err().to_string();
         assert!(error.contains("labels of sizes [3] do not fit 2 pictures"), "{error}");
+    }
+
+    #[test]
+    fn no_pictures_of_any_size_are_refused() {
+        // Without data the sizes fit, whatever their product is.
+        for sizes in [&[0, 28, 28][..], &[0, u32::MAX, u32::MAX, 4]] {
+            let error = read(Path::new("x"), &idx(sizes, &[])).unwrap_err().to_string();
+            assert!(error.contains("no pictures"), "{error}");
+        }
     }
 
     proptest! {
