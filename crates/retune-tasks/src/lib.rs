@@ -4,5 +4,6 @@
 
 mod classification;
 pub mod metrics;
+mod mixed;
 
 pub use classification::{BatchLoss, ClassificationTask, MULTI_LABEL_THRESHOLD, ProblemType, argmax};

@@ -1,23 +1,25 @@
 //! Pictures: opened splits and an image classifier, as the loop sees them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use retune_autograd::{Pooling, Var};
+use retune_autograd::Var;
 use retune_data::Target;
 use retune_data::image::{
-    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Picture, PictureFacts,
-    PictureLoader, PictureProblem, Pixels, ViewKey, thumbnail,
+    Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Mixing, PairMix, Picture,
+    PictureFacts, PictureLoader, PictureProblem, Pixels, Place, ViewKey, thumbnail,
 };
 use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
 use retune_nn::{Forward, ParameterStore, Randomness, Rows};
+use retune_tasks::ProblemType;
 use retune_tensor::{Context, Tensor};
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 use crate::plan::without_values;
 use crate::recipe::TestTime;
-use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
+use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, SampleHash, Split, Trainee};
 
 /// Pixels of a thumbnail's longer side.
 const THUMBNAIL_SIDE: usize = 224;
@@ -52,6 +54,8 @@ pub struct ImageViews {
     pub choice: ViewChoice,
     /// What is averaged in evaluation.
     pub test_time: TestTime,
+    /// What the outputs mean, which says how they are averaged.
+    pub problem_type: ProblemType,
 }
 
 /// Which of its random views a training picture is seen in.
@@ -153,6 +157,13 @@ impl ImageTrainee {
         thumbnail(&picture.open(3, DEFAULT_MAX_PIXELS).ok()?, THUMBNAIL_SIDE)
     }
 
+    /// A sample's picture as the model sees it in evaluation; none if it cannot be opened any more.
+    pub(crate) fn plain(&self, split: Split, index: usize) -> Option<Pixels> {
+        let picture = &self.splits[&split].examples[index].picture;
+        let pixels = picture.open(self.views.preprocessor.channels(), DEFAULT_MAX_PIXELS).ok()?;
+        Some(self.views.preprocessor.fitted(&pixels))
+    }
+
     /// What was fetched of a batch; what was not is made on the spot.
     fn take(&self, views: &[View]) -> HashMap<View, Pixels> {
         let mut ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
@@ -166,7 +177,7 @@ impl ImageTrainee {
 }
 
 impl ImageViews {
-    /// A picture's pixels in the input's size.
+    /// A picture's pixels: a random view in the input's size, or what the views of evaluation are cut out of.
     ///
     /// # Errors
     /// If it cannot be opened.
@@ -174,16 +185,17 @@ impl ImageViews {
         let pixels = picture.open(self.preprocessor.channels(), DEFAULT_MAX_PIXELS)?;
         Ok(match key {
             Some(key) => self.augmentation.view(&pixels, &self.preprocessor, key),
+            None if self.test_time.has_corners() => self.preprocessor.scaled(&pixels),
             None => self.preprocessor.fitted(&pixels),
         })
     }
 
-    /// Inputs of one picture: itself, in evaluation perhaps its mirror image too.
+    /// Inputs of one picture: itself, in evaluation perhaps other views of it too.
     fn per_picture(&self, is_training: bool) -> usize {
-        if !is_training && self.test_time == TestTime::Flip { 2 } else { 1 }
+        if is_training { 1 } else { self.test_time.views().len() }
     }
 
-    /// Logits of pictures, [pictures, outputs]; in evaluation the average over the views that the recipe asks for. The
+    /// Logits of pictures, [pictures, outputs]; in evaluation one answer out of the views that the recipe asks for. The
     /// logits of a picture that is missing are not numbers.
     pub fn logits<'s, 'p>(
         &self,
@@ -194,14 +206,18 @@ impl ImageViews {
     ) -> Var {
         let per_picture = self.per_picture(forward.is_training());
         let occurrences = occurrences(pictures.len(), per_picture, first_occurrence);
-        let pixels = self.batch(forward.context(), pictures, per_picture);
+        let mut pixels = self.batch(forward.context(), pictures, per_picture);
+        if let Some(randomness) = forward.randomness() {
+            self.mix(&mut pixels, randomness, first_occurrence);
+        }
         let logits = model.logits(forward, &ImageBatch::new(pixels, &occurrences));
-        average(forward, logits, per_picture)
+        self.average(forward, logits, per_picture)
     }
 
-    /// Whether a training picture is seen in the same view again.
+    /// Whether a training picture is seen in the same view again, and as no other's part.
     fn repeat(&self) -> bool {
-        self.choice != ViewChoice::Fresh || !self.augmentation.is_random()
+        let are_few = self.choice != ViewChoice::Fresh || !self.augmentation.is_random();
+        are_few && !self.augmentation.mixing.is_on()
     }
 
     /// The view that a step asks for; `None` if it is the one of evaluation.
@@ -238,6 +254,7 @@ impl ImageViews {
             return context.zeros(shape);
         }
         let elements = self.preprocessor.elements();
+        let views = self.test_time.views();
         // From the pool, which would keep a vector of ours after each batch.
         let mut batch = context.zeros(shape);
         for (inputs, pixels) in batch.make_mut().chunks_exact_mut(elements * per_picture).zip(pictures) {
@@ -245,15 +262,66 @@ impl ImageViews {
                 inputs.fill(f32::NAN);
                 continue;
             };
-            let (first, others) = inputs.split_at_mut(elements);
-            self.preprocessor.normalize(pixels, first);
-            if !others.is_empty() {
-                let mut mirrored = pixels.clone();
-                mirrored.flip_horizontally();
-                self.preprocessor.normalize(&mirrored, others);
+            for (input, &view) in inputs.chunks_exact_mut(elements).zip(&views) {
+                self.write(pixels, view, input);
             }
         }
         batch
+    }
+
+    /// Writes one view of a picture that was [made](Self::make).
+    fn write(&self, pixels: &Pixels, (place, is_mirrored): (Place, bool), input: &mut [f32]) {
+        let fits = pixels.data.len() == self.preprocessor.elements();
+        let mut part =
+            if fits { Cow::Borrowed(pixels) } else { Cow::Owned(self.preprocessor.part(pixels, place)) };
+        if is_mirrored {
+            part.to_mut().flip_horizontally();
+        }
+        self.preprocessor.normalize(&part, input);
+    }
+
+    /// What each pair of a training batch takes from the other, with their places in the batch.
+    fn mixes(
+        &self,
+        Randomness { seed, step }: Randomness,
+        first_occurrence: u32,
+        samples: usize,
+    ) -> impl Iterator<Item = (PairMix, [usize; 2])> {
+        let (mixing, size) = (self.augmentation.mixing, self.preprocessor.size);
+        Mixing::pairs(first_occurrence, samples).filter_map(move |(occurrence, places)| {
+            Some((mixing.of_pair(ViewKey { seed, step, occurrence }, size)?, places))
+        })
+    }
+
+    /// Mixes a training batch in pairs.
+    fn mix(&self, pixels: &mut Tensor, randomness: Randomness, first_occurrence: u32) {
+        if !self.augmentation.mixing.is_on() || pixels.values().is_empty() {
+            return;
+        }
+        let ImagePreprocessor { size, .. } = self.preprocessor;
+        let (samples, elements) = (pixels.shape().sizes()[0], self.preprocessor.elements());
+        let values = pixels.make_mut();
+        for (mix, [first, second]) in self.mixes(randomness, first_occurrence, samples) {
+            let (before, from_second) = values.split_at_mut(second * elements);
+            mix.apply(&mut before[first * elements..], &mut from_second[..elements], size);
+        }
+    }
+
+    /// One answer out of the views of each picture.
+    fn average(&self, forward: &Forward<'_>, logits: Var, per_picture: usize) -> Var {
+        if per_picture == 1 {
+            return logits;
+        }
+        let (samples, outputs) = (logits.tensor().rows() / per_picture, logits.tensor().width());
+        let context = forward.context();
+        if context.kernels().is_none() {
+            return Var::constant(context.zeros([samples, outputs]));
+        }
+        let answers = logits.tensor().values().chunks(per_picture * outputs).flat_map(|answers| {
+            let views: Vec<&[f32]> = answers.chunks(outputs).collect();
+            self.problem_type.mean_of_views(&views, outputs)
+        });
+        Var::constant(context.tensor([samples, outputs], answers.collect()))
     }
 }
 
@@ -261,16 +329,6 @@ impl ImageViews {
 fn occurrences(pictures: usize, per_picture: usize, first_occurrence: u32) -> Vec<u32> {
     let occurrences = (first_occurrence..).take(pictures);
     occurrences.flat_map(|occurrence| std::iter::repeat_n(occurrence, per_picture)).collect()
-}
-
-/// Averages the logits of each picture's inputs.
-fn average(forward: &mut Forward<'_>, logits: Var, per_picture: usize) -> Var {
-    if per_picture == 1 {
-        return logits;
-    }
-    let inputs = logits.tensor().rows() as u32;
-    let offsets = (0..=inputs).step_by(per_picture).collect();
-    forward.tape().pool(&logits, &Arc::new(offsets), Pooling::Mean)
 }
 
 impl Trainee for ImageTrainee {
@@ -310,6 +368,18 @@ impl Trainee for ImageTrainee {
         }
         *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
         Ok(())
+    }
+
+    fn mixed(&self, batch: &Fetch<'_>) -> Option<Vec<Mixed>> {
+        let randomness = batch.randomness.filter(|_| self.views.augmentation.mixing.is_on())?;
+        let samples = batch.samples.len();
+        let mut mixed: Vec<Mixed> = (0..samples).map(|partner| Mixed { partner, share: 1.0 }).collect();
+        for (mix, [first, second]) in self.views.mixes(randomness, batch.first_occurrence, samples) {
+            let share = mix.share() as f32;
+            mixed[first] = Mixed { partner: second, share };
+            mixed[second] = Mixed { partner: first, share };
+        }
+        Some(mixed)
     }
 
     fn logits<'s>(
@@ -402,6 +472,6 @@ impl Cut for ImageTrainee {
         let rows = Rows::packed((0..=occurrences.len() as u32).collect(), &occurrences);
         let x = Var::constant(features.reshape(shape.as_slice()));
         let logits = self.model.logits_above_cut(forward, x, &rows, cut);
-        average(forward, logits, per_picture)
+        self.views.average(forward, logits, per_picture)
     }
 }

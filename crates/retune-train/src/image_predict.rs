@@ -21,7 +21,8 @@ use crate::evaluate::Evaluation;
 use crate::image::{ImageViews, ViewChoice, picture_loader};
 use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
-    context_threads, make_context, preprocessor_of, read_options, read_with_roles, role_overrides,
+    check_test_time, context_threads, make_context, preprocessor_of, read_options, read_with_roles,
+    role_overrides,
 };
 use crate::recipe::{Recipe, TestTime};
 
@@ -92,10 +93,12 @@ impl ImagePredictor {
         }
         let test_time = config.file.as_ref().and_then(|file| file.get("retune")?.get("test_time").cloned());
         let trained: Option<TestTime> = test_time.and_then(|value| serde_json::from_value(value).ok());
-        let asked = recipe.augmentation.test_time;
-        let test_time = if asked == TestTime::None { trained.unwrap_or_default() } else { asked };
+        let test_time = options.test_time.or(trained).unwrap_or_default();
+        check_test_time(test_time, &preprocessor)?;
         let augmentation = recipe.augmentation.to_augmentation();
-        let views = Arc::new(ImageViews { preprocessor, augmentation, choice: ViewChoice::Fresh, test_time });
+        let problem_type = task.problem_type;
+        let choice = ViewChoice::Fresh;
+        let views = Arc::new(ImageViews { preprocessor, augmentation, choice, test_time, problem_type });
         let shared = Arc::clone(&views);
         let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
         let make = move |request: &PictureRequest| shared.make(&request.picture, None);

@@ -84,11 +84,16 @@ impl ModalPredictor {
     /// # Errors
     /// If there is no model, or one without a fitted head.
     pub fn open(path: &Path, recipe: &Recipe, options: &PredictOptions) -> Result<Self, TrainError> {
-        Ok(if reads_pictures(recipe, path)? {
-            Self::Image(Box::new(ImagePredictor::open(path, recipe, options)?))
-        } else {
-            Self::Text(Box::new(Predictor::open(path, options)?))
-        })
+        if reads_pictures(recipe, path)? {
+            return Ok(Self::Image(Box::new(ImagePredictor::open(path, recipe, options)?)));
+        }
+        if options.test_time.is_some() {
+            return Err(TrainError::Setting(
+                "augmentation.test_time (--tta) averages views of pictures, but the model reads texts"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self::Text(Box::new(Predictor::open(path, options)?)))
     }
 
     /// The labels and what the outputs mean.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::image::ImageTrainee;
 use crate::text::TextTrainee;
-use crate::trainee::{Cut, Fetch, Split, Trainee};
+use crate::trainee::{Cut, Fetch, Mixed, Split, Trainee};
 
 /// A model with its data, of one of the modalities.
 pub enum ModalTrainee {
@@ -142,6 +142,10 @@ impl Trainee for ModalTrainee {
 
     fn fetch(&self, batch: &Fetch<'_>, next: Option<&Fetch<'_>>) -> Result<(), TrainError> {
         self.trainee().fetch(batch, next)
+    }
+
+    fn mixed(&self, batch: &Fetch<'_>) -> Option<Vec<Mixed>> {
+        self.trainee().mixed(batch)
     }
 
     fn logits<'s>(

@@ -32,6 +32,8 @@ pub struct PredictOptions {
     pub over_length: Option<crate::recipe::OverLength>,
     /// Tokens that windows share; a quarter of the length if `None`.
     pub stride: Option<usize>,
+    /// Which views of a picture are averaged; the model's own setting if `None`.
+    pub test_time: Option<crate::recipe::TestTime>,
     /// Worker threads; all cores if `None`.
     pub threads: Option<usize>,
     /// The kernels' instruction set.

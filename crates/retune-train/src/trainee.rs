@@ -65,6 +65,15 @@ impl<'a> Fetch<'a> {
     }
 }
 
+/// Whom a training sample was mixed with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixed {
+    /// The other's place in the batch; its own if it was not mixed.
+    pub partner: usize,
+    /// The share that is its own, and the weight of its own target.
+    pub share: f32,
+}
+
 /// A model with encoded data: all that the loop needs to know of a modality.
 pub trait Trainee: Send + Sync {
     /// Samples of a split; 0 if there is no such split.
@@ -87,6 +96,12 @@ pub trait Trainee: Send + Sync {
     fn fetch(&self, batch: &Fetch<'_>, next: Option<&Fetch<'_>>) -> Result<(), TrainError> {
         let _ = (batch, next);
         Ok(())
+    }
+
+    /// Whom each sample of a training batch is mixed with in [`logits`](Self::logits), where samples are mixed.
+    fn mixed(&self, batch: &Fetch<'_>) -> Option<Vec<Mixed>> {
+        let _ = batch;
+        None
     }
 
     /// Logits [samples, outputs]. `first_occurrence` is the place of the first of them in the step's effective batch,

@@ -322,14 +322,11 @@ impl Trainer<'_> {
                 gradient_checkpointing: train.gradient_checkpointing,
             });
             let first_occurrence = done.samples as u32;
-            let batch = SampleBatch { split: Split::Train, samples, first_occurrence };
-            let logits = logits(run.features.as_deref(), self.trainee, &mut forward, batch);
+            let chosen = SampleBatch { split: Split::Train, samples, first_occurrence };
+            let logits = logits(run.features.as_deref(), self.trainee, &mut forward, chosen);
             let targets: Vec<&Target> =
                 samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
-            let loss = match self.loss {
-                Some(loss) => loss(&self.context, logits.tensor(), &targets, total_weight),
-                None => self.task.loss(&self.context, logits.tensor(), &targets, total_weight),
-            };
+            let loss = self.batch_loss(logits.tensor(), &batch, &targets, total_weight);
             if !loss.loss.is_finite() {
                 let position = loss.per_sample.iter().position(|loss| !loss.is_finite());
                 let named = position.map_or_else(|| samples.clone(), |position| vec![samples[position]]);
@@ -387,6 +384,27 @@ impl Trainer<'_> {
             }
         }
         Ok(Some(done))
+    }
+
+    /// The loss of a batch; a sample that was mixed with another is held against both targets. The two of a pair give each
+    /// other the same share, so that the weights of a step add up to what they would be without.
+    fn batch_loss(
+        &self,
+        logits: &Tensor,
+        batch: &Fetch<'_>,
+        targets: &[&Target],
+        total_weight: f32,
+    ) -> BatchLoss {
+        let loss = |targets: &[&Target]| match self.loss {
+            Some(loss) => loss(&self.context, logits, targets, total_weight),
+            None => self.task.loss(&self.context, logits, targets, total_weight),
+        };
+        let own = loss(targets);
+        let mixed = self.trainee.mixed(batch).filter(|_| self.context.kernels().is_some());
+        let Some(mixed) = mixed else { return own };
+        let partners: Vec<&Target> = mixed.iter().map(|mixed| targets[mixed.partner]).collect();
+        let shares: Vec<f32> = mixed.iter().map(|mixed| mixed.share).collect();
+        own.mixed(&loss(&partners), &shares)
     }
 
     fn not_finite(&self, what: String, samples: &[u32]) -> TrainError {

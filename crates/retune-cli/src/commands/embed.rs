@@ -170,6 +170,7 @@ fn predict_options(recipe: &Recipe, overrides: &[String]) -> Result<PredictOptio
         stride: recipe.data.stride,
         threads: recipe.train.threads,
         isa: isa()?,
+        test_time: None,
         features_only: true,
     })
 }

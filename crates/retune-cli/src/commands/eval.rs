@@ -13,7 +13,7 @@ use retune::tasks::metrics::{
 use retune::train::{Evaluation, ModalPredictor, ReadData};
 use serde_json::{Value, json};
 
-use super::predict::{all_logits, data_recipe, open, require_model};
+use super::predict::{all_logits, data_recipe, open, require_model, with_views};
 use crate::console::{Failure, print_line};
 
 /// `retune eval`
@@ -31,6 +31,10 @@ pub struct Eval {
     /// Another model to compare with on the same rows: better, worse, or within noise.
     #[arg(long, value_name = "MODEL")]
     pub against: Option<PathBuf>,
+    /// Average the probabilities of several views of each picture: flip, five_crop or ten_crop; none overrules what the
+    /// model was trained with (augmentation.test_time).
+    #[arg(long, value_name = "VIEWS")]
+    pub tta: Option<String>,
     /// Rows computed at once; the result does not depend on it.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
@@ -51,7 +55,7 @@ struct Measured {
 /// Runs the command.
 pub fn run(arguments: &Eval) -> Result<ExitCode, Failure> {
     let (data, mut overrides) = data_of(&arguments.model, arguments.data.as_deref())?;
-    overrides.extend(arguments.overrides.iter().cloned());
+    overrides.extend(with_views(&arguments.overrides, arguments.tta.as_deref()));
     let first = measure(&arguments.model, &data, &overrides, arguments.batch_size)?;
     let against = arguments.against.as_deref();
     let second = against.map(|model| measure(model, &data, &overrides, arguments.batch_size)).transpose()?;

@@ -16,7 +16,7 @@ use crate::console::{Failure, Progress, print_line};
 #[command(after_help = "Examples:
   retune predict --model runs/support-tickets --data new.csv --output answers.jsonl
   retune predict --model runs/support-tickets --data new.csv --output answers.jsonl --logits max_length=512
-  retune predict --model runs/ants-bees --data folder/of/pictures --output answers.jsonl
+  retune predict --model runs/ants-bees --data folder/of/pictures --output answers.jsonl --tta flip
   retune predict --model weights.pth model.architecture=resnet18 --data pictures.csv --logits")]
 pub struct Predict {
     /// The model: a run folder, any folder with a fine-tuned model, or a file of image weights (with
@@ -35,6 +35,10 @@ pub struct Predict {
     /// Divide the logits by the temperature that was fitted on validation data before scoring.
     #[arg(long)]
     pub calibrated: bool,
+    /// Average the probabilities of several views of each picture: flip, five_crop or ten_crop; none overrules what the
+    /// model was trained with (augmentation.test_time).
+    #[arg(long, value_name = "VIEWS")]
+    pub tta: Option<String>,
     /// Rows computed at once; answers do not depend on it.
     #[arg(long, default_value_t = 32)]
     pub batch_size: usize,
@@ -48,8 +52,9 @@ pub struct Predict {
 
 /// Runs the command.
 pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
-    let recipe = data_recipe(&arguments.model, &arguments.data, &arguments.overrides)?;
-    let predictor = open(&arguments.model, &recipe, &arguments.overrides)?;
+    let overrides = with_views(&arguments.overrides, arguments.tta.as_deref());
+    let recipe = data_recipe(&arguments.model, &arguments.data, &overrides)?;
+    let predictor = open(&arguments.model, &recipe, &overrides)?;
     let temperature = if arguments.calibrated {
         predictor.temperature().ok_or_else(|| {
             Failure::usage(format!(
@@ -103,6 +108,12 @@ fn beside(columns: Map<String, Value>, answer: Map<String, Value>) -> Map<String
     row
 }
 
+/// Overrides with the views that are averaged, if the command line names them.
+pub fn with_views(overrides: &[String], views: Option<&str>) -> Vec<String> {
+    let views = views.map(|views| format!("augmentation.test_time={views}"));
+    overrides.iter().cloned().chain(views).collect()
+}
+
 /// A recipe whose `[data]` section the command line fills.
 pub fn data_recipe(model: &Path, data: &Path, overrides: &[String]) -> Result<Recipe, Failure> {
     let text = |path: &Path| Value::String(path.display().to_string()).to_string();
@@ -128,6 +139,7 @@ pub fn open(model: &Path, recipe: &Recipe, overrides: &[String]) -> Result<Modal
         max_length: recipe.data.max_length,
         over_length: (sets("over_length") || sets("stride")).then_some(recipe.data.over_length),
         stride: recipe.data.stride,
+        test_time: sets("test_time").then_some(recipe.augmentation.test_time),
         threads: recipe.train.threads,
         isa: super::fit::isa()?,
         features_only: false,

@@ -94,7 +94,15 @@ fn pictures_become_an_artifact_that_answers_as_the_run_did() {
     let config = workspace.json("run/config.json");
     assert_eq!(config["label_names"], serde_json::json!(CLASSES));
     assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([3, 32, 32]));
-    assert!(workspace.read("run/report.html").contains("data:image/jpeg;base64,"));
+    let report = workspace.read("run/report.html");
+    assert!(report.contains("data:image/jpeg;base64,") && report.contains("Where it looked"));
+    let test = workspace.json_lines("run/predictions/test.jsonl");
+    let explained: Vec<&Value> = test.iter().filter(|row| row["heat_map"].is_string()).collect();
+    assert!(!explained.is_empty());
+    for row in explained {
+        assert_eq!(row["heat_map_of"], row["prediction"]);
+        assert!(workspace.path("run/predictions").join(row["heat_map"].as_str().unwrap()).is_file());
+    }
 
     let predict = |data: &str| {
         let output = ["predict", "--model", "run", "--data", data, "--logits", "--output", "answers.jsonl"];
@@ -122,7 +130,15 @@ fn pictures_become_an_artifact_that_answers_as_the_run_did() {
 #[test]
 fn a_run_on_pictures_that_was_killed_ends_in_the_same_bits_with_any_number_of_workers() {
     let workspace = workspace();
-    let overrides = ["strategy.method=gradual", "num_train_epochs=6", "save_steps=4", "eval_steps=5"];
+    let overrides = [
+        "strategy.method=gradual",
+        "num_train_epochs=6",
+        "save_steps=4",
+        "eval_steps=5",
+        "mixup_alpha=0.2",
+        "cutmix_alpha=1.0",
+        "policy=auto_augment",
+    ];
     workspace.fit("whole", &[&overrides[..], &["data.workers=0"]].concat());
     let mut child = start_fit(&workspace, "killed", &overrides);
     wait_until(&mut child, || standing(&workspace, "killed").0 >= 10);
@@ -185,6 +201,112 @@ fn only_batch_normalization_that_the_checkpoint_holds_is_measured_anew() {
     workspace.fit("full", &part).saying(&["13 of 13 batch normalizations"]);
     let head = [&part[..], &["strategy.method=head"]].concat();
     workspace.fit("frozen", &head).saying(&["13 batch normalizations", "frozen"]);
+}
+
+/// A BMP file of a picture whose width is a multiple of 4.
+fn bitmap(pixels: &Pixels) -> Vec<u8> {
+    let size = 54 + pixels.data.len() as u32;
+    let mut bytes = b"BM".to_vec();
+    for value in [size, 0, 54, 40, pixels.width as u32, pixels.height as u32, 1 | 24 << 16, 0, 0, 0, 0, 0, 0]
+    {
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    // Rows from the bottom up, blue first.
+    for y in (0..pixels.height).rev() {
+        bytes.extend(pixels.row(y).chunks(3).flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]));
+    }
+    bytes
+}
+
+fn scores(answer: &Value) -> Vec<f64> {
+    CLASSES.iter().map(|class| answer["scores"][class].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn the_answer_with_mirror_images_has_the_mean_of_both_probabilities() {
+    let workspace = workspace();
+    workspace.fit("run", &["max_steps=3"]);
+    std::fs::create_dir(workspace.path("pair")).unwrap();
+    // As large as the input, so that scaling has no part in it.
+    let data = (0..32 * 32 * 3).map(|index| (index * 31 % 253) as u8).collect();
+    let picture = Pixels { width: 32, height: 32, channels: 3, data };
+    let mut mirrored = picture.clone();
+    mirrored.flip_horizontally();
+    for (name, pixels) in [("a.bmp", &picture), ("b.bmp", &mirrored)] {
+        std::fs::write(workspace.path("pair").join(name), bitmap(pixels)).unwrap();
+    }
+    let predict = |views: &[&str]| {
+        let all =
+            [&["predict", "--model", "run", "--data", "pair", "--output", "answers.jsonl"], views].concat();
+        workspace.retune(&all).succeeded();
+        workspace.json_lines("answers.jsonl")
+    };
+    let (plain, flipped) = (predict(&[]), predict(&["--tta", "flip"]));
+    let (a, b) = (scores(&plain[0]), scores(&plain[1]));
+    assert_ne!(a, b);
+    for answer in &flipped {
+        for ((score, a), b) in scores(answer).iter().zip(&a).zip(&b) {
+            assert!((score - (a + b) / 2.0).abs() < 1e-6, "{score} for {a} and {b}");
+        }
+    }
+    workspace.retune(&["predict", "--model", "run", "--data", "pair", "--tta", "flop"]).exited(2).saying(&[
+        "test_time",
+        "flip",
+        "five_crop",
+    ]);
+    let text = ["predict", "--model", "model", "--data", "test.csv", "--tta", "flip"];
+    workspace.retune(&text).exited(2).saying(&["pictures"]);
+}
+
+#[test]
+fn a_model_that_was_evaluated_with_corners_answers_with_them_unless_told_otherwise() {
+    let workspace = workspace();
+    workspace.fit("run", &["max_steps=2", "test_time=ten_crop", "per_device_eval_batch_size=2"]);
+    for certificate in workspace.json("run/certificate.json").as_array().unwrap() {
+        assert_eq!(certificate["max_logit_difference"], 0.0, "{certificate}");
+    }
+    let predict = |views: &[&str]| {
+        let all = [
+            &[
+                "predict",
+                "--model",
+                "run",
+                "--data",
+                "pictures/test",
+                "--logits",
+                "--output",
+                "answers.jsonl",
+            ],
+            views,
+        ];
+        workspace.retune(&all.concat()).succeeded();
+        workspace.json_lines("answers.jsonl")
+    };
+    let (expected, answers) = (workspace.json_lines("run/predictions/test.jsonl"), predict(&[]));
+    let plain = predict(&["--tta", "none"]);
+    for ((expected, answer), plain) in expected.iter().zip(&answers).zip(&plain) {
+        assert_eq!(answer["logits"], expected["logits"]);
+        assert_ne!(plain["logits"], expected["logits"]);
+    }
+}
+
+#[test]
+fn mixing_that_could_not_be_done_is_refused() {
+    let workspace = workspace();
+    let odd = ["fit", "recipe.toml", "mixup_alpha=0.2", "per_device_train_batch_size=7"];
+    workspace.retune(&odd).exited(2).saying(&["mixup_alpha", "pairs", "7"]);
+    workspace.retune(&["fit", "recipe.toml", "mixup_prob=0.5"]).exited(2).saying(&["mixup_prob"]);
+    workspace
+        .write("sizes.csv", "picture,size\npictures/test/rows/00.jpg,1.5\npictures/test/rows/01.jpg,2.5\n");
+    let numbers = [
+        "fit",
+        "recipe.toml",
+        "data.train=sizes.csv",
+        "label_column=size",
+        "problem_type=regression",
+        "cutmix_alpha=1",
+    ];
+    workspace.retune(&numbers).exited(2).saying(&["cutmix_alpha", "numbers"]);
 }
 
 #[test]

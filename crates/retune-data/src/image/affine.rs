@@ -23,12 +23,14 @@ impl Affine {
         Affine { a: cos, b: -sin, d: sin, e: cos, ..Self::IDENTITY }
     }
 
-    pub(super) fn shear_x(by: f64) -> Self {
-        Affine { b: by, ..Self::IDENTITY }
+    /// Rows are moved in proportion to their distance from the first.
+    pub(super) fn shear_x(by: f64, height: usize) -> Self {
+        Affine { b: by, c: by * height as f64 / 2.0, ..Self::IDENTITY }
     }
 
-    pub(super) fn shear_y(by: f64) -> Self {
-        Affine { d: by, ..Self::IDENTITY }
+    /// Columns likewise.
+    pub(super) fn shear_y(by: f64, width: usize) -> Self {
+        Affine { d: by, f: by * width as f64 / 2.0, ..Self::IDENTITY }
     }
 
     pub(super) fn translation(x: f64, y: f64) -> Self {

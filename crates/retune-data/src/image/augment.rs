@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::affine::{Affine, transform};
 use super::color::{adjust_brightness, adjust_contrast, adjust_saturation, shift_hue};
+use super::mixing::Mixing;
 use super::pixels::Pixels;
 use super::policy::{Policy, apply_policy};
 use super::preprocess::ImagePreprocessor;
@@ -58,6 +59,8 @@ pub struct Augmentation {
     pub magnitude: usize,
     /// Probability that a rectangle is erased (Zhong et al. 2017).
     pub random_erasing: f64,
+    /// What two pictures of a step take from each other, after all of the above.
+    pub mixing: Mixing,
 }
 
 impl Default for Augmentation {
@@ -78,6 +81,7 @@ impl Default for Augmentation {
             num_ops: 2,
             magnitude: 9,
             random_erasing: 0.0,
+            mixing: Mixing::default(),
         }
     }
 }
@@ -306,7 +310,7 @@ mod tests {
 
     #[test]
     fn every_view_has_the_size_of_the_input_whatever_the_picture() {
-        for policy in [Policy::None, Policy::TrivialAugment, Policy::RandAugment] {
+        for policy in [Policy::None, Policy::TrivialAugment, Policy::RandAugment, Policy::AutoAugment] {
             for (width, height) in [(1, 1), (1, 50), (300, 2), (24, 24)] {
                 for channels in [1, 3, 4] {
                     let to =

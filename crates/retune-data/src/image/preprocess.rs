@@ -20,6 +20,21 @@ pub enum Fit {
     Exact(usize),
 }
 
+/// Which part of a scaled picture a model sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The middle, as in evaluation.
+    Middle,
+    /// The upper left corner.
+    TopLeft,
+    /// The upper right corner.
+    TopRight,
+    /// The lower left corner.
+    BottomLeft,
+    /// The lower right corner.
+    BottomRight,
+}
+
 /// How pictures become inputs of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImagePreprocessor {
@@ -93,7 +108,15 @@ impl ImagePreprocessor {
 
     /// A picture in the size of the model's input, its middle kept: torchvision's `Resize` and `CenterCrop`.
     pub fn fitted(&self, pixels: &Pixels) -> Pixels {
-        let size = self.size;
+        let scaled = self.scaled(pixels);
+        if (scaled.width, scaled.height) == (self.size, self.size) {
+            return scaled;
+        }
+        self.part(&scaled, Place::Middle)
+    }
+
+    /// A picture in the size that its parts are cut out of: torchvision's `Resize`.
+    pub fn scaled(&self, pixels: &Pixels) -> Pixels {
         let (width, height) = match self.fit {
             Fit::Exact(edge) => (edge, edge),
             Fit::ShorterEdge(edge) => {
@@ -105,11 +128,21 @@ impl ImagePreprocessor {
                 }
             }
         };
-        let scaled = resize(pixels, Region::whole(pixels), width, height, self.interpolation);
-        if (width, height) == (size, size) {
-            return scaled;
-        }
-        scaled.cropped(center(width, size), center(height, size), size, size)
+        resize(pixels, Region::whole(pixels), width, height, self.interpolation)
+    }
+
+    /// A part of a [scaled](Self::scaled) picture in the size of the model's input: torchvision's `FiveCrop`.
+    pub fn part(&self, scaled: &Pixels, place: Place) -> Pixels {
+        let size = self.size;
+        let (right, bottom) = (scaled.width - size, scaled.height - size);
+        let (left, top) = match place {
+            Place::Middle => (center(scaled.width, size), center(scaled.height, size)),
+            Place::TopLeft => (0, 0),
+            Place::TopRight => (right, 0),
+            Place::BottomLeft => (0, bottom),
+            Place::BottomRight => (right, bottom),
+        };
+        scaled.cropped(left, top, size, size)
     }
 
     /// Writes pixels as the model takes them: `(pixel / 255 − mean) / std`, channels last.
@@ -147,6 +180,7 @@ fn center(length: usize, size: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_middle_of_a_wide_picture_is_kept() {
@@ -156,6 +190,42 @@ mod tests {
         let wide = Pixels { width: 9, height: 4, channels: 3, data };
         // (9 − 4) / 2 = 2.5, which Python rounds to 2.
         assert_eq!(preprocessor.fitted(&wide), wide.cropped(2, 0, 4, 4));
+    }
+
+    proptest! {
+        #[test]
+        fn every_part_has_the_size_of_the_input_and_a_plain_colour_stays(
+            width in 1_usize..70,
+            height in 1_usize..70,
+            size in 1_usize..40,
+            border in 0_usize..9,
+            exact: bool,
+            color: u8,
+        ) {
+            let edge = size + border;
+            let fit = if exact { Fit::Exact(edge) } else { Fit::ShorterEdge(edge) };
+            let preprocessor = ImagePreprocessor { size, fit, mean: vec![0.5], std: vec![1.0], ..default() };
+            let scaled = preprocessor.scaled(&Pixels::filled(width, height, &[color]));
+            for place in [Place::Middle, Place::TopLeft, Place::TopRight, Place::BottomLeft, Place::BottomRight] {
+                let part = preprocessor.part(&scaled, place);
+                prop_assert_eq!((part.width, part.height), (size, size));
+                prop_assert!(part.data.iter().all(|&sample| sample == color));
+            }
+        }
+    }
+
+    #[test]
+    fn the_corners_are_where_their_names_say() {
+        let preprocessor =
+            ImagePreprocessor { size: 2, fit: Fit::Exact(4), mean: vec![0.5], std: vec![1.0], ..default() };
+        let scaled = Pixels { width: 4, height: 4, channels: 1, data: (0..16).collect() };
+        let first = |place| preprocessor.part(&scaled, place).data[0];
+        let places = [Place::TopLeft, Place::TopRight, Place::BottomLeft, Place::BottomRight, Place::Middle];
+        assert_eq!(places.map(first), [0, 2, 8, 10, 5]);
+    }
+
+    fn default() -> ImagePreprocessor {
+        ImagePreprocessor::default()
     }
 
     #[test]

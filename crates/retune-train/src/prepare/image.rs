@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::image::{ImageTrainee, ImageViews, ViewChoice};
 use crate::modality::ModalTrainee;
 use crate::plan::steps_per_epoch;
-use crate::recipe::{Method, Recipe};
+use crate::recipe::{Method, Recipe, TestTime};
 use crate::stages::{Stage, plan_stages};
 use crate::trainee::Split;
 
@@ -57,6 +57,7 @@ pub(super) fn prepare(
     let splits = make_datasets(&recipe, options.fold, tables, make, tell)?;
     let task = make_task(&mut recipe, &splits[&Split::Train])?;
     check_metric(&recipe, &task)?;
+    check_augmentation(&recipe, &preprocessor, task.problem_type)?;
 
     let mut builder = ParameterBuilder::default();
     let parts = ImageClassifierParts {
@@ -82,8 +83,8 @@ pub(super) fn prepare(
         Some(views) => ViewChoice::Few { views, steps_per_epoch: steps_per_epoch(&recipe, train_samples) },
         None => ViewChoice::Fresh,
     };
-    let test_time = recipe.augmentation.test_time;
-    let views = ImageViews { preprocessor, augmentation, choice, test_time };
+    let (test_time, problem_type) = (recipe.augmentation.test_time, task.problem_type);
+    let views = ImageViews { preprocessor, augmentation, choice, test_time, problem_type };
     if weights.is_some() {
         let folded = folded_norms(&store, &load_report);
         let model = (&model, &views);
@@ -147,6 +148,37 @@ fn refuse_text_settings(recipe: &Recipe) -> Result<(), TrainError> {
              \"gradual\" or \"full\""
                 .to_owned(),
         ));
+    }
+    Ok(())
+}
+
+/// Refuses augmentation that the task or the size of the input leaves without meaning.
+fn check_augmentation(
+    recipe: &Recipe,
+    preprocessor: &ImagePreprocessor,
+    problem_type: ProblemType,
+) -> Result<(), TrainError> {
+    if let (Some(key), ProblemType::Regression) = (recipe.augmentation.mixing_key(), problem_type) {
+        let problem = "mixes labels in shares, but the targets are numbers; remove it";
+        return Err(recipe.error(key, problem).into());
+    }
+    check_test_time(recipe.augmentation.test_time, preprocessor)
+}
+
+/// Refuses corners where the whole picture is the input.
+///
+/// # Errors
+/// If the pictures are scaled to the input's own size.
+pub(crate) fn check_test_time(
+    test_time: TestTime,
+    preprocessor: &ImagePreprocessor,
+) -> Result<(), TrainError> {
+    if test_time.has_corners() && preprocessor.fit == Fit::Exact(preprocessor.size) {
+        let size = preprocessor.size;
+        return Err(TrainError::Setting(format!(
+            "augmentation.test_time takes the corners of pictures, but they are scaled to the input's {size} × {size} \
+             pixels as a whole; take \"flip\", or set data.crop_pct to leave a border"
+        )));
     }
     Ok(())
 }

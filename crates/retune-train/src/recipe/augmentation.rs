@@ -1,6 +1,6 @@
 //! The `[augmentation]` section: random views of pictures.
 
-use retune_data::image::{Augmentation, Crop, Policy};
+use retune_data::image::{Augmentation, Crop, Mixing, Place, Policy};
 use serde::{Deserialize, Serialize};
 
 /// `[augmentation]`. The default is what a small set of pictures wants: random crops and mirror images.
@@ -35,6 +35,14 @@ pub struct AugmentationSection {
     pub random_erasing: f64,
     /// How many views of a picture are drawn, to be seen in turn; a new one each time if unset.
     pub cached_views: Option<u64>,
+    /// MixUp's α; 0 turns it off.
+    pub mixup_alpha: f64,
+    /// CutMix's α; 0 turns it off.
+    pub cutmix_alpha: f64,
+    /// Probability that a pair of pictures is mixed.
+    pub mixup_prob: f64,
+    /// Probability of CutMix instead of MixUp where both are on.
+    pub mixup_switch_prob: f64,
     /// What is averaged in evaluation and prediction.
     pub test_time: TestTime,
 }
@@ -46,8 +54,30 @@ pub enum TestTime {
     /// Nothing: one view.
     #[default]
     None,
-    /// The logits of the picture and of its mirror image.
+    /// The picture and its mirror image.
     Flip,
+    /// The middle and the four corners.
+    FiveCrop,
+    /// These and their mirror images.
+    TenCrop,
+}
+
+const PLACES: [Place; 5] =
+    [Place::Middle, Place::TopLeft, Place::TopRight, Place::BottomLeft, Place::BottomRight];
+
+impl TestTime {
+    /// The views of a picture: a part of it, and whether left and right are swapped. The first is the plain one.
+    pub fn views(self) -> Vec<(Place, bool)> {
+        let places = if self.has_corners() { &PLACES[..] } else { &PLACES[..1] };
+        let mirrors: &[bool] =
+            if matches!(self, Self::Flip | Self::TenCrop) { &[false, true] } else { &[false] };
+        mirrors.iter().flat_map(|&mirrored| places.iter().map(move |&place| (place, mirrored))).collect()
+    }
+
+    /// Whether more of a picture is looked at than its middle.
+    pub fn has_corners(self) -> bool {
+        matches!(self, Self::FiveCrop | Self::TenCrop)
+    }
 }
 
 impl Default for AugmentationSection {
@@ -67,6 +97,10 @@ impl Default for AugmentationSection {
             magnitude: 9,
             random_erasing: 0.0,
             cached_views: None,
+            mixup_alpha: 0.0,
+            cutmix_alpha: 0.0,
+            mixup_prob: 1.0,
+            mixup_switch_prob: 0.5,
             test_time: TestTime::None,
         }
     }
@@ -76,6 +110,15 @@ impl AugmentationSection {
     /// Whether nothing was changed.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The key that turns mixing on, if one does.
+    pub(crate) fn mixing_key(&self) -> Option<&'static str> {
+        let keys = [
+            ("augmentation.mixup_alpha", self.mixup_alpha),
+            ("augmentation.cutmix_alpha", self.cutmix_alpha),
+        ];
+        keys.into_iter().find(|&(_, alpha)| alpha > 0.0).map(|(key, _)| key)
     }
 
     /// As the data crate takes it.
@@ -94,6 +137,12 @@ impl AugmentationSection {
             num_ops: self.num_ops,
             magnitude: self.magnitude,
             random_erasing: self.random_erasing,
+            mixing: Mixing {
+                mixup_alpha: self.mixup_alpha,
+                cutmix_alpha: self.cutmix_alpha,
+                probability: self.mixup_prob,
+                switch_probability: self.mixup_switch_prob,
+            },
             ..Augmentation::default()
         }
     }

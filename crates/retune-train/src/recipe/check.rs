@@ -76,6 +76,7 @@ impl Recipe {
         }
         let cuts = augmentation.min_scale == default.min_scale || augmentation.crop == Crop::RandomResized;
         self.only_with("augmentation.min_scale", !cuts, cuts, "crop = \"random_resized\"")?;
+        self.check_mixing()?;
         let task = &self.task;
         let classes = task.problem_type != Some(retune_tasks::ProblemType::Regression);
         let classification = "classification";
@@ -86,6 +87,30 @@ impl Recipe {
             classes,
             classification,
         )
+    }
+
+    fn check_mixing(&self) -> Checked {
+        let augmentation = &self.augmentation;
+        let (mixes, cuts) = (augmentation.mixup_alpha > 0.0, augmentation.cutmix_alpha > 0.0);
+        let default = AugmentationSection::default();
+        let sets_probability = augmentation.mixup_prob != default.mixup_prob;
+        self.only_with(
+            "augmentation.mixup_prob",
+            sets_probability,
+            mixes || cuts,
+            "mixup_alpha or cutmix_alpha",
+        )?;
+        let sets_switch = augmentation.mixup_switch_prob != default.mixup_switch_prob;
+        let both = "both mixup_alpha and cutmix_alpha";
+        self.only_with("augmentation.mixup_switch_prob", sets_switch, mixes && cuts, both)?;
+        let batch_size = self.train.per_device_train_batch_size;
+        if let (Some(path), false) = (augmentation.mixing_key(), batch_size.is_multiple_of(2)) {
+            let problem = format!(
+                "mixes pictures in pairs, but per_device_train_batch_size = {batch_size} is odd; make it even"
+            );
+            return Err(self.error(path, problem));
+        }
+        Ok(())
     }
 
     fn check_strategy(&self) -> Checked {
