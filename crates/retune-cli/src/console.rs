@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use retune::train::{Event, Listener, TrainError};
 
-use crate::format::{count, duration, learning_rate as rate, learning_rates};
+use crate::format::{count, duration, learning_rate as rate, learning_rates, parameters};
 
 /// Why a command failed, with its exit code.
 #[derive(Debug)]
@@ -138,9 +138,9 @@ impl Listener for Console {
         match event {
             Event::RunStarted(run) => {
                 self.say(&format!(
-                    "{}: {:.1} M parameters; {} training, {} validation, {} test samples; {} threads, {}",
+                    "{}: {} parameters; {} training, {} validation, {} test samples; {} threads, {}",
                     run.model,
-                    run.parameters as f64 / 1e6,
+                    parameters(run.parameters),
                     run.train_samples,
                     run.eval_samples,
                     run.test_samples,
@@ -157,9 +157,9 @@ impl Listener for Console {
                 name, trainable_parameters, total_parameters, trainable_groups, ..
             } => {
                 self.say(&format!(
-                    "stage {name}: training {:.2} M of {:.2} M parameters in {} layer groups",
-                    *trainable_parameters as f64 / 1e6,
-                    *total_parameters as f64 / 1e6,
+                    "stage {name}: training {} of {} parameters in {} layer groups",
+                    parameters(*trainable_parameters),
+                    parameters(*total_parameters),
                     trainable_groups.len(),
                 ));
             }

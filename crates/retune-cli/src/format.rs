@@ -38,6 +38,11 @@ fn scaled(value: f64, units: &[&str]) -> String {
     format!("{value:.decimals$} {}", units[unit]).trim_end().to_owned()
 }
 
+/// Parameters: `2.23 M`, `2.56 k`, `770`.
+pub fn parameters(parameters: usize) -> String {
+    scaled(parameters as f64, &["", "k", "M", "G"])
+}
+
 /// `86600000` as `86.6 MB`.
 pub fn bytes(bytes: u64) -> String {
     scaled(bytes as f64, &["bytes", "kB", "MB", "GB", "TB"])
@@ -182,6 +187,7 @@ mod tests {
         assert_eq!(counted(1200, "row"), "1,200 rows");
         assert_eq!([12, 86_600_000, 999_999].map(bytes), ["12 bytes", "86.6 MB", "1.00 MB"]);
         assert_eq!(operations(1.21e12), "1.21 TFLOP");
+        assert_eq!([770, 2562, 2_226_434].map(parameters), ["770", "2.56 k", "2.23 M"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod config;
 mod convnext;
 mod densenet;
 mod efficientnet;
+mod grad_cam;
 mod inception_v3;
 mod layers;
 mod load;
@@ -22,6 +23,7 @@ use retune_nn::{Forward, ParameterBuilder, Rows};
 use retune_tensor::Tensor;
 
 pub use config::{ImageConfig, Interpolation, Layout, Preprocessing, Resize};
+pub use grad_cam::HeatMap;
 pub use model::{AUXILIARY_WEIGHT, ImageClassifier, ImageClassifierParts, ImageOutputs};
 
 use crate::ModelError;

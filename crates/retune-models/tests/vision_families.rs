@@ -338,3 +338,36 @@ fn a_frozen_norm_keeps_its_statistics_and_a_training_one_moves_them() {
         assert_eq!(moved, trains, "{}", declaration.name);
     }
 }
+
+/// Where nothing but a mean stands between map and output layer, the weight of a channel is that of the output layer, and
+/// Grad-CAM is the class activation map of Zhou et al. (2016).
+#[test]
+fn heat_maps_of_a_network_with_pooling_and_one_layer_are_class_activation_maps() {
+    let context = Context::cpu(Cpu::new(1, Isa::detect()).unwrap());
+    let (model, builder) = declare(vision::architecture("cifar_resnet20").unwrap(), 3);
+    let store = builder.build(&context, 7, |_| Ok::<_, ()>(None)).unwrap();
+    let batch = batch(&context, 2, 32, 3);
+    let outputs = [2, 0];
+    let maps = model.grad_cam(&context, &store, &batch, &outputs);
+    let none = Trainable::none(&store);
+    let evaluation = Environment { randomness: None, ..environment(&context, &store, &none) };
+    let map = model.feature_map(&mut Forward::new(evaluation), &batch).tensor().clone();
+    let weight = store.tensor(store.find("linear.weight").unwrap()).clone();
+    let channels = model.feature_dim();
+    for (picture, (heat, output)) in maps.iter().zip(outputs).enumerate() {
+        let weights = &weight.values()[output * channels..(output + 1) * channels];
+        let places = &map.values()[picture * 64 * channels..(picture + 1) * 64 * channels];
+        let sums: Vec<f32> = places
+            .chunks(channels)
+            .map(|place| {
+                place.iter().zip(weights).map(|(value, weight)| value * weight).sum::<f32>().max(0.0)
+            })
+            .collect();
+        let greatest = sums.iter().copied().fold(0.0, f32::max);
+        let heat = heat.as_ref().unwrap();
+        assert_eq!((heat.height, heat.width), (8, 8));
+        for (ours, sum) in heat.values.iter().zip(&sums) {
+            assert!((ours - sum / greatest).abs() < 1e-4, "{ours} for {}", sum / greatest);
+        }
+    }
+}

@@ -11,6 +11,9 @@ use serde_json::{Map, Value};
 /// How many of the worst rows are kept.
 pub const WORST_ROWS: usize = 24;
 
+/// How many rows with a heat map are kept.
+const EXPLAINED_ROWS: usize = 16;
+
 /// How many points of a scatter plot are kept at most.
 const SCATTER_POINTS: usize = 1500;
 
@@ -30,6 +33,10 @@ pub struct PredictionRow {
     pub image: Option<String>,
     /// A small JPEG of the picture, relative to the folder of predictions.
     pub thumbnail: Option<String>,
+    /// The same with what the model looked at.
+    pub heat_map: Option<String>,
+    /// The label that it looked for.
+    pub heat_map_of: Option<String>,
     /// A name, names or a number.
     pub target: Value,
     /// Likewise.
@@ -80,6 +87,8 @@ pub struct SplitPredictions {
     pub labelled: usize,
     /// The rows that the model got most wrong, worst first.
     pub worst: Vec<PredictionRow>,
+    /// Rows with a heat map, in the file's order.
+    pub explained: Vec<PredictionRow>,
     /// Stated confidence against share right.
     pub reliability: ReliabilityDiagram,
     /// (target, prediction) of a regression, evenly thinned.
@@ -149,6 +158,9 @@ impl SplitPredictions {
                     });
                 }
             }
+            if row.heat_map.is_some() && summary.explained.len() < EXPLAINED_ROWS {
+                summary.explained.push(row.clone());
+            }
             if !row.right() {
                 worst.push(ByBadness(row.badness(), summary.rows, row));
                 if worst.len() > WORST_ROWS {
@@ -190,6 +202,16 @@ mod tests {
         assert_eq!(summary.worst.len(), WORST_ROWS);
         assert_eq!(summary.worst[0].id, 59);
         assert_eq!(summary.worst[1].id, 57);
+    }
+
+    #[test]
+    fn rows_with_a_heat_map_are_kept_right_or_wrong() {
+        let row =
+            |id: usize, more: &str| format!("{{\"id\":{id},\"target\":\"a\",\"prediction\":\"a\"{more}}}\n");
+        let rows = row(1, "") + &row(2, ",\"heat_map\":\"h.jpg\",\"heat_map_of\":\"a\"") + &row(3, "");
+        let summary = SplitPredictions::read("test", rows.as_bytes()).unwrap();
+        assert_eq!(summary.explained.len(), 1);
+        assert_eq!(summary.explained[0].id, 2);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use retune_data::{Severity, Target};
 use retune_nn::{Optimizer, OptimizerConfig, ParameterStore, Trainable};
 use retune_tasks::metrics::{EvaluationOptions, EvaluationReport, fit_temperature};
 use retune_tasks::{ClassificationTask, ProblemType};
+use retune_tensor::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +18,7 @@ use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter
 use crate::compare::{CompareOptions, compare_strategies};
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
+use crate::explain::{Explanation, write_heat_maps};
 use crate::features::FeatureCache;
 use crate::image_artifact::ImageArtifact;
 use crate::learning_rate::{LearningRateOptions, Searched, search};
@@ -517,7 +519,8 @@ fn finish(
             }
         }
         warn_about_result(trainer, task, split, &evaluation);
-        write_predictions(folder, trainee, task, split, &evaluation)?;
+        let model = (&trainer.context, &trainer.store);
+        write_predictions(folder, model, trainee, task, split, &evaluation)?;
     }
     trainer.tell_of_features();
     let certificates = write_artifact(trainer, prepared, folder, temperature)?;
@@ -600,6 +603,7 @@ fn no_better_than_majority(report: &EvaluationReport) -> Option<(f64, f64)> {
 /// One row per sample: target, prediction, scores, loss and the source's columns.
 fn write_predictions(
     folder: &RunFolder,
+    model: (&Context, &ParameterStore),
     trainee: &ModalTrainee,
     task: &ClassificationTask,
     split: Split,
@@ -608,6 +612,10 @@ fn write_predictions(
     let predictions = folder.path("predictions");
     std::fs::create_dir_all(&predictions).map_err(TrainError::io(&predictions))?;
     let thumbnails = write_thumbnails(&predictions, trainee, split, &evaluation.losses)?;
+    let heat_maps = match trainee.image() {
+        Some(image) => write_heat_maps(&predictions, model, image, task, split, evaluation)?,
+        None => BTreeMap::new(),
+    };
     let path = predictions.join(format!("{}.jsonl", split.name()));
     retune_checkpoint::write_atomic(&path, |file| {
         let rows = evaluation.logits.chunks(task.outputs()).zip(&evaluation.losses);
@@ -617,6 +625,10 @@ fn write_predictions(
             let columns = row.shift_remove("columns");
             if let Some(name) = thumbnails.get(&index) {
                 row.insert("thumbnail".to_owned(), json!(name));
+            }
+            if let Some(Explanation { file, output }) = heat_maps.get(&index) {
+                row.insert("heat_map".to_owned(), json!(file));
+                row.insert("heat_map_of".to_owned(), json!(task.labels.names()[*output]));
             }
             let answer = [
                 ("target", task.target_json(trainee.target(split, index as u32))),

@@ -11,6 +11,7 @@ mod data_check;
 mod error;
 mod evaluate;
 mod event;
+mod explain;
 mod features;
 mod fit;
 mod image;

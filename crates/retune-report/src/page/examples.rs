@@ -75,7 +75,7 @@ fn sample(html: &mut String, row: &PredictionRow, run: &Run) {
 }
 
 /// A thumbnail of the run's own folder; none if it leads out of it.
-fn thumbnail_bytes(run: &Run, name: &str) -> Option<Vec<u8>> {
+pub(super) fn thumbnail_bytes(run: &Run, name: &str) -> Option<Vec<u8>> {
     let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     let path = run.folder.join("predictions").join(name);
     let small = std::fs::metadata(&path).is_ok_and(|file| file.len() <= LARGEST_THUMBNAIL);

@@ -4,6 +4,7 @@
 mod classes;
 mod details;
 mod examples;
+mod explained;
 mod result;
 mod training;
 
@@ -33,6 +34,7 @@ pub(crate) fn render(run: &Run) -> String {
         classes::section(run),
         result::calibration(run),
         examples::section(run),
+        explained::section(run),
         details::data(run),
         details::usage(run),
         details::section(run),
