@@ -158,6 +158,31 @@ impl<'s> Tape<'s> {
         })
     }
 
+    /// `base + scale · low·bᵀ` pixel by pixel: a convolution's output with its low-rank branch; `low` [.., rank], `b`
+    /// [out, rank, 1, 1].
+    pub fn add_product(&mut self, base: Var, low: &Var, b: &Var, scale: f32) -> Var {
+        let context = self.context().clone();
+        let rank = low.tensor().width();
+        let matrix = b.tensor().reshape([b.tensor().elements() / rank, rank]);
+        let (mut y, base) = base.into_parts();
+        ops::add_matmul(&context, &mut y, low.tensor(), &matrix, scale);
+        let needs_gradient = base.needs_gradient() || [low, b].iter().any(|input| input.needs_gradient());
+        self.record_if(needs_gradient, y, || {
+            let (low, b) = (low.clone(), b.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                if let Some(db) = walk.parameter_gradient(&b) {
+                    ops::linear_weight_gradient(&context, &dy, low.tensor(), scale, db);
+                }
+                if low.needs_gradient() {
+                    let dlow = ops::linear_input_gradient(&context, &dy, &matrix, scale, None);
+                    walk.accumulate(&low, dlow.reshape(low.tensor().shape()));
+                }
+                walk.accumulate_at(base, dy);
+            }
+        })
+    }
+
     /// Layer normalization of `dropout(x) + residual` over each row, with weight `gamma` and bias `beta`.
     pub fn layer_norm(
         &mut self,
@@ -242,6 +267,70 @@ impl<'s> Tape<'s> {
                 walk.accumulate(&q, dq);
                 walk.accumulate(&k, dk);
                 walk.accumulate(&v, dv);
+            }
+        })
+    }
+
+    /// Multi-head self-attention over packed sequences whose queries, keys and values stand side by side, `qkv`
+    /// [rows, 3 · width] → [query rows, width]. With `queries` only those rows ask, where `shape.query_offsets` are theirs.
+    pub fn self_attention(
+        &mut self,
+        shape: &AttentionShape,
+        qkv: &Var,
+        queries: Option<Arc<Vec<u32>>>,
+        dropout: Option<DropoutSpec>,
+    ) -> Var {
+        let context = self.context().clone();
+        let q = match &queries {
+            Some(rows) => ops::gather_rows(&context, qkv.tensor(), rows),
+            None => qkv.tensor().clone(),
+        };
+        let keep = qkv.needs_gradient();
+        let (out, log_sum_exp) =
+            ops::fused_attention(&context, shape, &q, qkv.tensor(), dropout.as_ref(), keep);
+        let Some(log_sum_exp) = log_sum_exp else { return Var::constant(out) };
+        let kept_out = out.clone();
+        self.record(out, &[qkv], || {
+            let (shape, qkv) = (shape.clone(), qkv.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                let (dropout, kept) = (dropout.as_ref(), [&kept_out, &log_sum_exp]);
+                let [mut dq, dk, dv] =
+                    ops::fused_attention_backward(&context, &shape, &q, qkv.tensor(), dropout, kept, &dy);
+                drop((kept_out, log_sum_exp, dy, q));
+                if let Some(rows) = queries {
+                    dq = ops::gather_rows_backward(&context, &dq, &rows, qkv.tensor().rows());
+                }
+                let dqkv = ops::concat_channels(&context, &[&dq, &dk, &dv]);
+                walk.accumulate(&qkv, dqkv);
+            }
+        })
+    }
+
+    /// The rows of all `parts` sequence by sequence, [rows of all, width]; a part has equally many rows of each of
+    /// `sequences` sequences.
+    pub fn concat_rows(&mut self, parts: &[&Var], sequences: usize) -> Var {
+        let width = parts[0].tensor().width();
+        let columns = move |elements: usize| [sequences, elements / sequences.max(1)];
+        let views: Vec<Tensor> =
+            parts.iter().map(|part| part.tensor().reshape(columns(part.tensor().elements()))).collect();
+        let y = ops::concat_channels(self.context(), &views.iter().collect::<Vec<_>>());
+        let rows = y.elements() / width;
+        self.record(y.reshape([rows, width]), parts, || {
+            let parts: Vec<_> =
+                parts.iter().map(|part| (part.target(), part.tensor().shape().clone())).collect();
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                let dy = dy.reshape(columns(dy.elements()));
+                let mut start = 0;
+                for (target, shape) in parts {
+                    let columns = columns(shape.elements());
+                    if target.needs_gradient() {
+                        let gradient = ops::slice_channels(&context, &dy, start, &columns.into());
+                        walk.accumulate_at(target, gradient.reshape(&shape));
+                    }
+                    start += columns[1];
+                }
             }
         })
     }

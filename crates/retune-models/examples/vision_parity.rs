@@ -113,10 +113,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batch = ImageBatch::new(context.tensor(shape.as_slice(), pixels.to_f32("pixels")?), &samples);
 
     let weights = Weights::open(&path)?;
-    let config = match name {
+    let mut config = match name {
         Some(name) => ImageConfig::new(vision::architecture(&name)?),
         None => ImageConfig::open(&path, None)?,
     };
+    config.set_size(shape[1]);
     let declare = |outputs: usize| {
         let mut builder = ParameterBuilder::default();
         let parts = ImageClassifierParts {

@@ -40,6 +40,16 @@ pub enum ModelError {
         /// The ecosystem.
         layout: &'static str,
     },
+    /// Pictures of a size that a network cannot be computed on.
+    #[error("pictures of {size} pixels: {architecture} takes {takes}; set data.image_size")]
+    ImageSize {
+        /// The architecture.
+        architecture: &'static str,
+        /// Height and width asked for.
+        size: usize,
+        /// What it takes.
+        takes: String,
+    },
     /// A configuration value cannot be used.
     #[error("config.json: {key} = {value}: {problem}")]
     Config {
@@ -96,7 +106,7 @@ pub enum ModelError {
     },
     /// No layer has a name that LoRA was asked to adapt.
     #[error(
-        "target_modules names \"{target}\", but no linear layer of this model ends in that; it has {known}"
+        "target_modules names \"{target}\", but no layer of this model that can be adapted ends in that; it has {known}"
     )]
     LoraTarget {
         /// The name asked for.

@@ -8,10 +8,12 @@
 
 mod error;
 mod load;
+mod lora;
 mod stored;
 pub mod text;
 pub mod vision;
 
 pub use error::ModelError;
 pub use load::{LoadOptions, LoadRules, Source, checkpoint_name, load_parameters};
+pub use lora::{AllLinear, LoraConfig, LoraTarget};
 pub use stored::StoredTensors;

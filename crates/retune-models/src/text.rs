@@ -5,7 +5,6 @@ mod distilbert;
 mod encoder;
 mod head;
 mod load;
-mod lora;
 mod model;
 mod roberta;
 
@@ -17,7 +16,6 @@ use retune_nn::{Forward, Linear, ParameterBuilder, Rows};
 
 pub use encoder::EncoderSizes;
 pub use head::{ClassificationHead, HeadOverrides};
-pub use lora::{LoraConfig, LoraTarget};
 pub use model::{Features, TextClassifier, TextClassifierParts};
 
 use crate::ModelError;

@@ -9,13 +9,16 @@ mod grad_cam;
 mod inception_v3;
 mod layers;
 mod load;
+mod lora;
 mod mobilenet_v2;
 mod mobilenet_v3;
 mod model;
+mod position_table;
 mod resnet;
 mod squeezenet;
 mod timm;
 mod vgg;
+mod vision_transformer;
 
 use retune_autograd::Var;
 use retune_checkpoint::{ModelConfig, Transform};
@@ -24,6 +27,7 @@ use retune_tensor::Tensor;
 
 pub use config::{ImageConfig, Interpolation, Layout, Preprocessing, Resize};
 pub use grad_cam::HeatMap;
+pub use lora::ImageAdapter;
 pub use model::{AUXILIARY_WEIGHT, ImageClassifier, ImageClassifierParts, ImageOutputs};
 
 use crate::ModelError;
@@ -111,6 +115,31 @@ pub trait ImageNetwork: Send + Sync {
 
     /// The weight that reads the pictures (`conv1.weight`), which other numbers of channels change.
     fn input_weight(&self) -> &'static str;
+
+    /// Whose names its parameters have.
+    fn own_layout(&self) -> Layout {
+        Layout::Torchvision
+    }
+
+    /// Its table of position embeddings, which other sizes of pictures change.
+    fn position_table(&self) -> Option<PositionTable> {
+        None
+    }
+
+    /// The name that a parameter had in earlier versions of the reference.
+    fn older_name(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
+}
+
+/// A table of position embeddings, [1, tokens + rows · columns, width].
+#[derive(Clone, Copy, Debug)]
+pub struct PositionTable {
+    /// The parameter.
+    pub name: &'static str,
+    /// Tokens before the patches, whose embeddings stay.
+    pub tokens: usize,
 }
 
 /// What a network is declared with.
@@ -121,10 +150,14 @@ pub struct Declare<'a> {
     pub outputs: usize,
     /// Channels of the pictures.
     pub channels: usize,
+    /// Height and width of the pictures, for which position embeddings are declared.
+    pub size: usize,
     /// Dropout before the output layer, instead of the reference's.
     pub dropout: Option<f32>,
     /// Stochastic depth of the last block, instead of the reference's, in families that have it.
     pub drop_path: Option<f32>,
+    /// ε of layer normalization, where the checkpoint's configuration has one of its own.
+    pub layer_norm_eps: Option<f32>,
 }
 
 /// One configuration of a family.
@@ -137,6 +170,9 @@ pub struct Architecture {
     pub preprocessing: Preprocessing,
     /// The least height and width that the network can be computed on.
     pub smallest: usize,
+    /// Rows and columns of a patch, in networks with an embedding for each patch's position: the pictures' size is a
+    /// multiple of it, and fixed once the network is declared.
+    pub patch: Option<usize>,
     /// Declares the network.
     pub declare: fn(&mut Declare<'_>) -> Box<dyn ImageNetwork>,
     /// From timm's names and layouts to the model's; `None` where timm doesn't have the model.
@@ -163,10 +199,34 @@ pub struct ImageFamily {
 pub struct HuggingFace {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// What a model with a head puts before the network's names (`resnet.`).
+    pub prefix: &'static str,
     /// The class for image classification, written to `architectures`.
     pub image_classification: &'static str,
     /// The name of the configuration that a `config.json` describes.
     pub architecture: fn(&ModelConfig) -> Result<&'static str, ModelError>,
+    /// The configuration's default of `layer_norm_eps`, in families that read it.
+    pub layer_norm_eps: Option<f32>,
+}
+
+impl Architecture {
+    /// Refuses pictures of a size that the network cannot be computed on.
+    ///
+    /// # Errors
+    /// If they are too small, or not whole patches.
+    pub fn check_size(&self, size: usize) -> Result<(), ModelError> {
+        let takes = match self.patch {
+            _ if size < self.smallest => format!("at least {}", self.smallest),
+            Some(patch) if !size.is_multiple_of(patch) => format!("multiples of {patch}, its patches"),
+            _ => return Ok(()),
+        };
+        Err(ModelError::ImageSize { architecture: self.name, size, takes })
+    }
+
+    /// The family that it is of.
+    pub(crate) fn family(&self) -> Option<&'static ImageFamily> {
+        architectures().find(|(_, known)| known.name == self.name).map(|(family, _)| family)
+    }
 }
 
 /// All image families. A new one is one file and one line here.
@@ -181,6 +241,8 @@ pub static FAMILIES: &[&ImageFamily] = &[
     &vgg::FAMILY,
     &inception_v3::FAMILY,
     &convnext::FAMILY,
+    &vision_transformer::VIT,
+    &vision_transformer::DEIT,
 ];
 
 /// Every registered configuration with its family.

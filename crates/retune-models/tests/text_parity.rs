@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use retune_autograd::Gradients;
 use retune_checkpoint::ModelConfig;
 use retune_kernels::{Cpu, Isa};
-use retune_models::text::{
-    HeadOverrides, LoraConfig, LoraTarget, TextClassifier, TextClassifierParts, TokenBatch,
-};
+use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
+use retune_models::{LoraConfig, LoraTarget};
 use retune_nn::{
     Environment, Forward, Optimizer, OptimizerConfig, OptimizerKind, ParameterBuilder, ParameterRates,
     ParameterStore, Trainable,

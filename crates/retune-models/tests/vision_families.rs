@@ -14,7 +14,8 @@ use retune_testing::counter_normal_like;
 const OUTPUTS: usize = 4;
 
 fn declare(architecture: &'static Architecture, channels: usize) -> (ImageClassifier, ParameterBuilder) {
-    let config = ImageConfig::new(architecture);
+    let mut config = ImageConfig::new(architecture);
+    config.set_size(step_size(architecture));
     let mut builder = ParameterBuilder::default();
     let parts = ImageClassifierParts {
         config: &config,
@@ -79,7 +80,8 @@ fn step(
 
 /// A small size at which a training step has statistics to normalize by, and an auxiliary head its pixels.
 fn step_size(architecture: &Architecture) -> usize {
-    if architecture.name == "inception_v3" { 299 } else { architecture.smallest.max(33) }
+    let size = if architecture.name == "inception_v3" { 299 } else { architecture.smallest.max(33) };
+    architecture.patch.map_or(size, |patch| size.next_multiple_of(patch))
 }
 
 #[test]

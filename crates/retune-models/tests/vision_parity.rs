@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use retune_autograd::Gradients;
 use retune_kernels::{Cpu, Isa};
+use retune_models::LoraConfig;
 use retune_models::vision::{self, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune_nn::{
     BufferUpdates, Declaration, Environment, Forward, Optimizer, OptimizerConfig, OptimizerKind,
@@ -42,6 +43,9 @@ fn counter_value(json: &Value, declaration: &Declaration) -> Vec<f32> {
     if *role == Role::Counter {
         return vec![0.0];
     }
+    if name.contains(".lora_") {
+        return counter_normal_like(name, elements, scale("lora_scale"));
+    }
     if name.ends_with("layer_scale") {
         return counter_normal_like(name, elements, 0.5);
     }
@@ -54,6 +58,17 @@ fn counter_value(json: &Value, declaration: &Declaration) -> Vec<f32> {
         Some("running_var") => around_one("running_var_scale"),
         Some("bias") => counter_normal_like(name, elements, scale("bias_scale")),
         _ => around_one("norm_scale"),
+    }
+}
+
+fn lora_config(json: &Value) -> LoraConfig {
+    let number = |key: &str| json[key].as_f64().unwrap() as f32;
+    let target_modules = serde_json::from_value(json["target_modules"].clone()).unwrap();
+    LoraConfig {
+        r: number("r") as usize,
+        lora_alpha: number("lora_alpha"),
+        lora_dropout: number("lora_dropout"),
+        target_modules: Some(target_modules),
     }
 }
 
@@ -73,9 +88,10 @@ impl Golden {
         let path = folder().join(format!("{name}.json"));
         let json: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let number = |key: &str| json[key].as_u64().unwrap() as usize;
-        let config = ImageConfig::new(vision::architecture(json["architecture"].as_str().unwrap()).unwrap());
+        let mut config =
+            ImageConfig::new(vision::architecture(json["architecture"].as_str().unwrap()).unwrap());
         let (batch, size, outputs) = (number("batch"), number("size"), number("classes"));
-        let mut builder = ParameterBuilder::default();
+        config.set_size(size);
         let parts = ImageClassifierParts {
             config: &config,
             outputs,
@@ -83,7 +99,13 @@ impl Golden {
             dropout: Some(0.0),
             drop_path: Some(0.0),
         };
-        let model = ImageClassifier::declare(&parts, &mut builder);
+        let (model, builder) = match json.get("lora") {
+            Some(lora) => ImageClassifier::declare_adapted(&parts, &lora_config(lora)).unwrap(),
+            None => {
+                let mut builder = ParameterBuilder::default();
+                (ImageClassifier::declare(&parts, &mut builder), builder)
+            }
+        };
         let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
         let store = builder.build(&context, 0, |d| Ok::<_, ()>(Some(counter_value(&json, d)))).unwrap();
         let pixels = counter_normal_like("pixels", batch * size * size * 3, 1.0);
@@ -216,7 +238,7 @@ fn check_gradients(golden: &Golden) {
     }
 }
 
-/// Losses of ten steps, and running statistics after them.
+/// Losses of ten or twenty steps, and running statistics after them.
 fn check_training(golden: &Golden) {
     let setting = |key: &str| golden.json["sgd"][key].as_f64().unwrap();
     let defaults = OptimizerConfig::new(OptimizerKind::Sgd);
@@ -255,7 +277,7 @@ fn check_training(golden: &Golden) {
 /// Networks with a golden file, a test each so that they run beside one another.
 macro_rules! parity {
     ($($name:ident),*) => {
-        mod equals_the_reference_in_evaluation_gradients_and_ten_steps {
+        mod equals_the_reference_in_evaluation_gradients_and_steps {
             $(#[test]
             fn $name() {
                 let golden = super::Golden::load(stringify!($name));
@@ -277,8 +299,24 @@ parity!(
     efficientnet_b0,
     densenet121,
     squeezenet1_1,
-    inception_v3
+    inception_v3,
+    vit_tiny_patch16_224,
+    deit_tiny_distilled_patch16_224,
+    resnet18_lora
 );
+
+#[test]
+fn a_network_with_merged_adapters_answers_as_with_them() {
+    let golden = Golden::load("resnet18_lora");
+    let mut store = golden.store.clone();
+    assert_eq!(golden.model.adapted_layers().len(), 11);
+    for layer in golden.model.adapted_layers() {
+        layer.low_rank.merge(golden.context.kernels().unwrap(), &mut store, layer.weight);
+        assert!(store.tensor(layer.low_rank.b).values().iter().all(|&value| value == 0.0));
+    }
+    let merged = golden.evaluate(&store);
+    assert_near("merged", merged.values(), &flat(&golden.json["evaluation_logits"]), 1e-4);
+}
 
 #[test]
 fn every_family_has_a_golden_file_that_is_tested() {
@@ -295,7 +333,7 @@ fn every_family_has_a_golden_file_that_is_tested() {
 
 #[test]
 fn checkpointed_blocks_give_the_same_bits_and_count_their_statistics_once() {
-    for name in ["resnet18", "mobilenet_v2"] {
+    for name in ["resnet18", "mobilenet_v2", "vit_tiny_patch16_224"] {
         let golden = Golden::load(name);
         let trainable = trainable(&golden);
         let run = |gradient_checkpointing| {

@@ -72,6 +72,13 @@ impl Rows {
         Self { offsets: Arc::new((0..=starts.len() as u32).collect()), keys: Arc::new(keys) }
     }
 
+    /// The rows of every value from one row each: the pixels of pictures, `rows` in all.
+    pub fn spread(&self, rows: usize) -> Self {
+        let samples: Vec<u32> = self.keys.iter().map(|key| key.sample).collect();
+        let each = (rows / samples.len().max(1)) as u32;
+        Self::packed((0..=samples.len() as u32).map(|sample| sample * each).collect(), &samples)
+    }
+
     /// The number of sequences.
     pub fn sequences(&self) -> usize {
         self.offsets.len() - 1
@@ -85,6 +92,8 @@ pub struct Forward<'s> {
     /// Off in the first run of a checkpointed block, whose inside is not kept.
     records: bool,
     met_trainable: Cell<bool>,
+    /// One row per picture, in a pass over pictures.
+    pictures: Option<Rows>,
     /// Whether norms report the statistics of their input although they don't train.
     observes_norms: bool,
     observations: Vec<NormObservation>,
@@ -178,6 +187,23 @@ impl<'s> Forward<'s> {
         Some(DropoutSpec { probability, key, rows: Arc::clone(&rows.keys) })
     }
 
+    /// Says which pictures the pass is over, one row each: what keys the randomness of their pixels.
+    pub fn set_pictures(&mut self, pictures: &Rows) {
+        self.pictures = Some(pictures.clone());
+    }
+
+    /// Dropout on the pixels of `x` [batch, height, width, channels].
+    ///
+    /// # Panics
+    /// If it is on and nobody said which pictures these are.
+    pub(crate) fn pixel_dropout(&self, site: Site, probability: f32, x: &Var) -> Option<DropoutSpec> {
+        if !self.is_training() || probability <= 0.0 {
+            return None;
+        }
+        let Some(pictures) = &self.pictures else { panic!("a pass over pictures that were not named") };
+        self.dropout_spec(site, probability, &pictures.spread(x.tensor().rows()))
+    }
+
     /// Stochastic depth (Huang et al. 2016) at a site: the factor of each sample's branch, [samples, channels], 0 or
     /// `1 / (1 - probability)`; `None` where it is off, as for dropout. `samples` has one row per sample.
     pub fn drop_path(&self, site: Site, probability: f32, samples: &Rows, channels: usize) -> Option<Var> {
@@ -199,15 +225,18 @@ impl<'s> Forward<'s> {
         }
         let mut first = Forward::nested(&self.environment, false);
         first.observes_norms = self.observes_norms;
+        first.pictures.clone_from(&self.pictures);
         let y = run(&mut first, &Var::constant(x.tensor().clone())).tensor().clone();
         // What the second run observes is dropped with it: a block's statistics count once.
         self.observations.append(&mut first.observations);
         let needs_gradient = x.needs_gradient() || first.met_trainable.get();
         let environment = Arc::clone(&self.environment);
+        let pictures = self.pictures.clone();
         let input = x.clone();
         self.tape.record_if(needs_gradient, y, || {
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let mut again = Forward::nested(&environment, true);
+                again.pictures = pictures;
                 let x = input.tensor().clone();
                 let x = if input.needs_gradient() { again.tape.leaf(x) } else { Var::constant(x) };
                 let y = run(&mut again, &x);
@@ -226,6 +255,7 @@ impl<'s> Forward<'s> {
             tape,
             records,
             met_trainable: Cell::new(false),
+            pictures: None,
             observes_norms: false,
             observations: Vec::new(),
         }

@@ -6,6 +6,7 @@ use retune_tensor::{Activation, BatchNormForm, ChannelStatistics, Conv2dParamete
 use crate::buffers::NormObservation;
 use crate::forward::Forward;
 use crate::initialization::Initialization;
+use crate::low_rank::{AdaptableLayer, LowRank};
 use crate::store::{ParameterBuilder, ParameterId};
 
 /// The sizes of a convolution.
@@ -72,6 +73,7 @@ pub struct Conv2d {
     weight: ParameterId,
     bias: Option<ParameterId>,
     sizes: ConvSizes,
+    low_rank: Option<LowRank>,
 }
 
 impl Conv2d {
@@ -83,7 +85,14 @@ impl Conv2d {
         initialization: Initialization,
     ) -> Self {
         let weight = builder.parameter(format!("{name}.weight"), &sizes.weight(), initialization);
-        Self { name: name.to_owned(), weight, bias: None, sizes }
+        let (name, ConvSizes { input, output, kernel, parameters }) = (name.to_owned(), sizes);
+        // In groups of channels a branch would cost as much as the layer.
+        let low_rank = (parameters.groups == 1).then(|| {
+            let group = builder.group();
+            let layer = AdaptableLayer { name: name.clone(), group, input, output, kernel: Some(kernel) };
+            builder.adapt(layer, weight)
+        });
+        Self { name, weight, bias: None, sizes, low_rank: low_rank.flatten() }
     }
 
     /// Declares `name.weight` and `name.bias`, the bias filled with zeros.
@@ -117,7 +126,14 @@ impl Conv2d {
     pub fn forward(&self, forward: &mut Forward<'_>, x: &Var) -> Var {
         let weight = forward.parameter(self.weight);
         let bias = self.bias.map(|bias| forward.parameter(bias));
-        forward.tape().conv2d(x, &weight, bias.as_ref(), self.sizes.parameters)
+        let parameters = self.sizes.parameters;
+        let y = forward.tape().conv2d(x, &weight, bias.as_ref(), parameters);
+        let Some(LowRank { a, b, scale, dropout, site }) = &self.low_rank else { return y };
+        let (a, b) = (forward.parameter(*a), forward.parameter(*b));
+        let dropout = forward.pixel_dropout(*site, *dropout, x);
+        let dropped = forward.tape().dropout(x, dropout);
+        let low = forward.tape().conv2d(&dropped, &a, None, parameters);
+        forward.tape().add_product(y, &low, &b, *scale)
     }
 }
 

@@ -5,21 +5,8 @@ use retune_tensor::Activation;
 
 use crate::forward::{Forward, Rows, Site};
 use crate::initialization::Initialization;
+use crate::low_rank::{AdaptableLayer, LowRank};
 use crate::store::{ParameterBuilder, ParameterId};
-
-/// A low-rank branch beside a linear layer (LoRA, Hu et al. 2021): `scale · (dropout(x)·aᵀ)·bᵀ`.
-#[derive(Clone, Debug)]
-pub struct LowRank {
-    /// [rank, in].
-    pub a: ParameterId,
-    /// [out, rank].
-    pub b: ParameterId,
-    /// `lora_alpha / r`.
-    pub scale: f32,
-    /// Probability that a value of the branch's input is dropped.
-    pub dropout: f32,
-    site: Site,
-}
 
 /// A fully connected layer, weight [out, in].
 #[derive(Clone, Debug)]
@@ -42,18 +29,27 @@ impl Linear {
         output_size: usize,
         initialization: Initialization,
     ) -> Self {
-        let weight = builder.parameter(format!("{name}.weight"), &[output_size, input_size], initialization);
-        let bias = builder.parameter(format!("{name}.bias"), &[output_size], Initialization::Zeros);
+        let parameters = [format!("{name}.weight"), format!("{name}.bias")];
+        Self::declare_as(builder, name, parameters, [input_size, output_size], initialization)
+    }
+
+    /// As [`Linear::declare`], with other names for weight and bias (`in_proj_weight`) and `sizes` input and output.
+    pub fn declare_as(
+        builder: &mut ParameterBuilder,
+        name: &str,
+        parameters: [String; 2],
+        sizes: [usize; 2],
+        initialization: Initialization,
+    ) -> Self {
+        let ([weight, bias], [input_size, output_size]) = (parameters, sizes);
+        let weight = builder.parameter(weight, &[output_size, input_size], initialization);
+        let bias = builder.parameter(bias, &[output_size], Initialization::Zeros);
         let group = builder.group();
-        Self {
-            name: name.to_owned(),
-            weight,
-            bias: Some(bias),
-            input_size,
-            output_size,
-            group,
-            low_rank: None,
-        }
+        let name = name.to_owned();
+        let mut layer =
+            Self { name, weight, bias: Some(bias), input_size, output_size, group, low_rank: None };
+        layer.low_rank = builder.adapt(layer.adaptable(), weight);
+        layer
     }
 
     /// The module path, such as `encoder.layer.3.attention.self.query`.
@@ -76,25 +72,14 @@ impl Linear {
         self.low_rank.as_ref()
     }
 
-    /// Attaches a low-rank branch with parameters `name.lora_A.weight` (Kaiming uniform, as the reference has it) and
-    /// `name.lora_B.weight` (zeros, so that the layer's function is unchanged).
+    /// Attaches a low-rank branch with parameters `name.lora_A.weight` and `name.lora_B.weight`.
     pub fn attach_low_rank(&mut self, builder: &mut ParameterBuilder, rank: usize, scale: f32, dropout: f32) {
-        let (name, group) = (&self.name, self.group);
-        let bound = 1.0 / (self.input_size as f32).sqrt();
-        let a = builder.parameter_in(
-            group,
-            format!("{name}.lora_A.weight"),
-            &[rank, self.input_size],
-            Initialization::Uniform { bound },
-        );
-        let b = builder.parameter_in(
-            group,
-            format!("{name}.lora_B.weight"),
-            &[self.output_size, rank],
-            Initialization::Zeros,
-        );
-        let site = Site { hash: crate::hash_name(&format!("{name}.lora_dropout")), group };
-        self.low_rank = Some(LowRank { a, b, scale, dropout, site });
+        self.low_rank = Some(LowRank::declare(builder, &self.adaptable(), rank, scale, dropout));
+    }
+
+    fn adaptable(&self) -> AdaptableLayer {
+        let &Self { group, input_size: input, output_size: output, .. } = self;
+        AdaptableLayer { name: self.name.clone(), group, input, output, kernel: None }
     }
 
     /// `activation(x·weightᵀ + bias)`, [rows, in] → [rows, out]. `rows` are those of `x`.

@@ -10,6 +10,7 @@ mod forward;
 mod images;
 mod initialization;
 mod layers;
+mod low_rank;
 mod optimizer;
 mod store;
 
@@ -17,6 +18,7 @@ pub use buffers::{BufferUpdates, NormObservation, NormRecalibration};
 pub use forward::{Environment, Forward, Randomness, Rows, Site};
 pub use images::{BatchNorm2d, Conv2d, ConvSizes};
 pub use initialization::{Initialization, hash_name, random_key};
-pub use layers::{Embedding, FeedForward, LayerNorm, Linear, LowRank};
+pub use layers::{Embedding, FeedForward, LayerNorm, Linear};
+pub use low_rank::{AdaptableLayer, AdaptedLayer, LowRank, LowRankPlan};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind, ParameterRates, ParameterState};
 pub use store::{Declaration, LayerGroup, ParameterBuilder, ParameterId, ParameterStore, Role, Trainable};

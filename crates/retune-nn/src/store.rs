@@ -6,6 +6,7 @@ use retune_tensor::{Context, Tensor};
 
 use crate::forward::Site;
 use crate::initialization::{Initialization, hash_name};
+use crate::low_rank::{AdaptableLayer, AdaptedLayer, LowRank, LowRankPlan};
 
 /// A handle to a parameter of one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,9 +78,40 @@ pub struct LayerGroup {
 pub struct ParameterBuilder {
     declarations: Vec<Declaration>,
     groups: Vec<String>,
+    adaptable: Vec<AdaptableLayer>,
+    plan: LowRankPlan,
+    adapted: Vec<AdaptedLayer>,
 }
 
 impl ParameterBuilder {
+    /// Takes declarations, and gives the layers that the plan names low-rank branches.
+    pub fn adapting(plan: LowRankPlan) -> Self {
+        Self { plan, ..Self::default() }
+    }
+
+    /// The layers declared so far that a low-rank branch can stand beside.
+    pub fn adaptable_layers(&self) -> &[AdaptableLayer] {
+        &self.adaptable
+    }
+
+    /// The layers that got one.
+    pub fn adapted_layers(&self) -> &[AdaptedLayer] {
+        &self.adapted
+    }
+
+    /// A branch for a layer that was just declared, if the plan names it.
+    pub(crate) fn adapt(&mut self, layer: AdaptableLayer, weight: ParameterId) -> Option<LowRank> {
+        let LowRankPlan { rank, scale, dropout, .. } = self.plan;
+        let low_rank = self.plan.layers.contains(&layer.name).then(|| {
+            let low_rank = LowRank::declare(self, &layer, rank, scale, dropout);
+            let name = layer.name.clone();
+            self.adapted.push(AdaptedLayer { name, weight, low_rank: low_rank.clone() });
+            low_rank
+        });
+        self.adaptable.push(layer);
+        low_rank
+    }
+
     /// Starts the next layer group in depth order; what is declared from here on belongs to it.
     pub fn begin_group(&mut self, name: &str) {
         self.groups.push(name.to_owned());

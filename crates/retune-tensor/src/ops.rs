@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use retune_kernels::{Dropout, RowKey};
 
-pub use attention::{AttentionShape, attention, attention_backward};
+pub use attention::{
+    AttentionShape, attention, attention_backward, fused_attention, fused_attention_backward,
+};
 pub use batch_norm::{
     BatchNormForm, BatchNormGradients, ChannelStatistics, batch_norm, batch_norm_backward, channel_statistics,
 };

@@ -1,12 +1,12 @@
 //! The artifact: a model that its ecosystem opens, with the proof that it still answers as the trained one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use retune_checkpoint::{ModelConfig, save_safetensors};
-use retune_kernels::{Activation, Cpu, Gemm, Layout, gemm};
-use retune_models::StoredTensors;
-use retune_models::text::{LoraConfig, TextClassifier};
-use retune_nn::ParameterStore;
+use retune_kernels::Cpu;
+use retune_models::text::TextClassifier;
+use retune_models::{LoraConfig, StoredTensors};
+use retune_nn::{LowRank, ParameterId, ParameterStore};
 use retune_tasks::{ClassificationTask, ProblemType};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -111,25 +111,14 @@ fn write_named(
 }
 
 /// The store with every low-rank branch added into the weight beside it and then set to zero.
-pub(crate) fn merge_adapters(cpu: &Cpu, model: &TextClassifier, store: &ParameterStore) -> ParameterStore {
+pub(crate) fn merge_adapters<'a>(
+    cpu: &Cpu,
+    adapted: impl IntoIterator<Item = (ParameterId, &'a LowRank)>,
+    store: &ParameterStore,
+) -> ParameterStore {
     let mut merged = store.clone();
-    for linear in model.linears() {
-        let Some(low_rank) = linear.low_rank() else { continue };
-        let (a, b) = (store.tensor(low_rank.a), store.tensor(low_rank.b));
-        let product = Gemm {
-            layout: Layout::Nn,
-            m: b.rows(),
-            n: a.width(),
-            k: a.rows(),
-            a: b.values(),
-            b: a.values(),
-            accumulate: true,
-            scale: low_rank.scale,
-            bias: None,
-            activation: Activation::Identity,
-        };
-        gemm(cpu, &product, merged.values_mut(linear.weight()), None);
-        merged.values_mut(low_rank.b).fill(0.0);
+    for (weight, low_rank) in adapted {
+        low_rank.merge(cpu, &mut merged, weight);
     }
     merged
 }
@@ -142,8 +131,7 @@ pub(crate) fn write_adapter(
     lora: &LoraConfig,
     base_model: &str,
 ) -> Result<(), TrainError> {
-    let adapter = folder.path("adapter");
-    std::fs::create_dir_all(&adapter).map_err(TrainError::io(&adapter))?;
+    let adapter = adapter_folder(folder)?;
     let head = store.groups().len() - 1;
     let in_head = |name: &str| store.find(name).is_some_and(|id| store.declaration(id).group == head);
     write_named(store, &adapter.join("adapter_model.safetensors"), |name| {
@@ -160,14 +148,32 @@ pub(crate) fn write_adapter(
         })
         .collect();
     modules_to_save.dedup();
-    let config = json!({
+    let config = peft_config(lora, base_model, Some("SEQ_CLS"), model.lora_targets(), &modules_to_save);
+    folder.write_json("adapter/adapter_config.json", &config)
+}
+
+pub(crate) fn adapter_folder(folder: &RunFolder) -> Result<PathBuf, TrainError> {
+    let adapter = folder.path("adapter");
+    std::fs::create_dir_all(&adapter).map_err(TrainError::io(&adapter))?;
+    Ok(adapter)
+}
+
+/// PEFT's `adapter_config.json`.
+pub(crate) fn peft_config<S: Serialize>(
+    lora: &LoraConfig,
+    base_model: &str,
+    task_type: Option<&str>,
+    target_modules: &[String],
+    modules_to_save: &[S],
+) -> Value {
+    json!({
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": task_type,
         "base_model_name_or_path": base_model,
         "r": lora.r,
         "lora_alpha": lora.lora_alpha,
         "lora_dropout": lora.lora_dropout,
-        "target_modules": model.lora_targets(),
+        "target_modules": target_modules,
         "modules_to_save": modules_to_save,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -175,8 +181,7 @@ pub(crate) fn write_adapter(
         "init_lora_weights": true,
         "use_rslora": false,
         "use_dora": false,
-    });
-    folder.write_json("adapter/adapter_config.json", &config)
+    })
 }
 
 /// The `problem_type` of a configuration, if it says one.

@@ -209,15 +209,13 @@ fn load_images(
 ) -> Result<Loaded, TrainError> {
     let exists = options.model.exists();
     let name = options.model.to_string_lossy();
-    let config = if exists {
+    let mut config = if exists {
         ImageConfig::open(&options.model, architecture)?
     } else {
         ImageConfig::new(vision::architecture(&name)?)
     };
-    if size < config.architecture.smallest {
-        let (name, smallest) = (config.architecture.name, config.architecture.smallest);
-        return Err(TrainError::Setting(format!("{name} takes pictures of {smallest} pixels or more")));
-    }
+    config.architecture.check_size(size)?;
+    config.set_size(size);
     let weights = exists.then(|| Weights::open(&options.model)).transpose()?;
     let declare = |outputs: usize| {
         let mut builder = ParameterBuilder::default();

@@ -707,7 +707,9 @@ fn write_artifact(
         ModalTrainee::Text(text) => {
             let mut store = trainer.store.clone();
             if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
-                store = merge_adapters(cpu, &text.model, &trainer.store);
+                let linears = text.model.linears();
+                let adapted = linears.iter().filter_map(|linear| Some((linear.weight(), linear.low_rank()?)));
+                store = merge_adapters(cpu, adapted, &trainer.store);
                 let merged = logits(&store, 8)?;
                 certificates.push(Certificate::compare("adapters merged", outputs, &trained, &merged));
                 let base = &recipe.model.name_or_path;
@@ -719,8 +721,18 @@ fn write_artifact(
         }
         ModalTrainee::Image(image) => {
             let artifact = ImageArtifact { trainee: image, task, temperature };
-            artifact.write(folder, &trainer.store, &prepared.model_directory)?;
-            if let Some(certificate) = artifact.certify(context, folder, (split, &samples), &trained)? {
+            let (mut store, mut answers) = (trainer.store.clone(), trained);
+            if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
+                let adapted = image.model.adapted_layers().iter();
+                let adapted = adapted.map(|layer| (layer.weight, &layer.low_rank));
+                store = merge_adapters(cpu, adapted, &trainer.store);
+                let merged = logits(&store, 8)?;
+                certificates.push(Certificate::compare("adapters merged", outputs, &answers, &merged));
+                answers = merged;
+                artifact.write_adapter(folder, &trainer.store, lora, &recipe.model.name_or_path)?;
+            }
+            artifact.write(folder, &store, &prepared.model_directory)?;
+            if let Some(certificate) = artifact.certify(context, folder, (split, &samples), &answers)? {
                 certificates.push(certificate);
             }
         }

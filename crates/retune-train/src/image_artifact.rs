@@ -5,14 +5,14 @@ use std::path::Path;
 
 use retune_checkpoint::{ModelConfig, Weights, save_safetensors};
 use retune_data::image::{Fit, ImagePreprocessor, Interpolation};
-use retune_models::vision::{self, ImageClassifier, ImageClassifierParts, ImageConfig, Layout};
-use retune_models::{LoadOptions, load_parameters};
+use retune_models::vision::{self, ImageAdapter, ImageClassifier, ImageClassifierParts, ImageConfig, Layout};
+use retune_models::{LoadOptions, LoraConfig, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
 use retune_tasks::ClassificationTask;
 use retune_tensor::Context;
 use serde_json::{Map, Value, json};
 
-use crate::artifact::Certificate;
+use crate::artifact::{Certificate, adapter_folder, peft_config};
 use crate::image::ImageTrainee;
 use crate::trainee::Split;
 use crate::{RunFolder, TrainError};
@@ -43,6 +43,23 @@ impl ImageArtifact<'_> {
         }
     }
 
+    /// Writes `adapter/` in PEFT's layout: the low-rank matrices, and the head under `modules_to_save`.
+    pub fn write_adapter(
+        &self,
+        folder: &RunFolder,
+        store: &ParameterStore,
+        lora: &LoraConfig,
+        base_model: &str,
+    ) -> Result<(), TrainError> {
+        let ImageAdapter { tensors, target_modules, modules_to_save } =
+            self.trainee.model.adapter(store, self.trainee.layout)?;
+        let path = adapter_folder(folder)?.join("adapter_model.safetensors");
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        save_safetensors(&path, &tensors.tensors(), &metadata)?;
+        let config = peft_config(lora, base_model, None, &target_modules, &modules_to_save);
+        folder.write_json("adapter/adapter_config.json", &config)
+    }
+
     /// timm's `config.json`, which also says what torchvision's weights have no file for.
     fn timm_config(&self) -> Map<String, Value> {
         let ImageTrainee { model, layout, views, .. } = self.trainee;
@@ -71,6 +88,7 @@ impl ImageArtifact<'_> {
             json!({
                 "num_classes": outputs,
                 "input_size": [preprocessor.channels(), size, size],
+                "fixed_input_size": architecture.patch.is_some(),
                 "interpolation": interpolation_name(preprocessor.interpolation),
                 "crop_pct": crop_pct,
                 "crop_mode": crop_mode,
@@ -110,6 +128,9 @@ impl ImageArtifact<'_> {
         config.set("label2id", Value::Object(labels.to_label2id()));
         config.set("problem_type", json!(self.task.problem_type));
         config.set("num_channels", json!(self.trainee.views.preprocessor.channels()));
+        if self.trainee.model.architecture().patch.is_some() {
+            config.set("image_size", json!(self.trainee.views.preprocessor.size));
+        }
         for key in ["torch_dtype", "dtype"] {
             if config.get(key).is_some() {
                 config.set(key, json!("float32"));

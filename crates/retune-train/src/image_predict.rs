@@ -67,8 +67,9 @@ impl ImagePredictor {
     /// # Errors
     /// If there is no model, or one without a fitted head.
     pub fn open(path: &Path, recipe: &Recipe, options: &PredictOptions) -> Result<Self, TrainError> {
-        let config = ImageConfig::open(path, recipe.model.architecture.as_deref())?;
+        let mut config = ImageConfig::open(path, recipe.model.architecture.as_deref())?;
         let preprocessor = preprocessor_of(&config, recipe)?;
+        config.set_size(preprocessor.size);
         let weights = Weights::open(path)?;
         let outputs = ImageClassifier::outputs_in(&config, &weights)?.ok_or_else(|| no_head(path))?;
         let task = task_of(&config, recipe, outputs)?;

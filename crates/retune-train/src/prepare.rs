@@ -13,7 +13,7 @@ use retune_checkpoint::hub::{ResolveOptions, resolve};
 use retune_checkpoint::{LoadReport, ModelConfig, Weights, hash_file};
 use retune_data::{Dataset, Example, Finding, LengthReport, Modality};
 use retune_kernels::{Cpu, Isa};
-use retune_models::text::LoraConfig;
+use retune_models::LoraConfig;
 use retune_models::vision::ImageConfig;
 use retune_nn::ParameterStore;
 use retune_tasks::ClassificationTask;

@@ -85,7 +85,11 @@ impl Subject {
         outputs: Option<usize>,
         builder: &mut ParameterBuilder,
     ) -> Result<(Self, usize, LabelSet), Failure> {
-        let config = ImageConfig::open(&files.weights, named).map_err(TrainError::from)?;
+        let mut config = ImageConfig::open(&files.weights, named).map_err(TrainError::from)?;
+        let preprocessor = preprocessor_of(&config, recipe).map_err(|error| error.to_string());
+        if let Ok(preprocessor) = &preprocessor {
+            config.set_size(preprocessor.size);
+        }
         let names = config.id2label.as_ref();
         let labels = names.map(LabelSet::from_id2label).transpose().map_err(TrainError::from)?;
         let outputs = match (outputs, &labels) {
@@ -96,8 +100,15 @@ impl Subject {
         let channels = recipe.data.channels.map_or(config.channels, |channels| channels.count());
         let parts =
             ImageClassifierParts { config: &config, outputs, channels, dropout: None, drop_path: None };
-        let model = ImageClassifier::declare(&parts, builder);
-        let preprocessor = preprocessor_of(&config, recipe).map_err(|error| error.to_string());
+        let model = match recipe.strategy.lora() {
+            None => ImageClassifier::declare(&parts, builder),
+            Some(lora) => {
+                let model;
+                (model, *builder) =
+                    ImageClassifier::declare_adapted(&parts, &lora).map_err(TrainError::from)?;
+                model
+            }
+        };
         let subject = Self::Image { model: Box::new(model), config: Box::new(config), preprocessor };
         Ok((subject, outputs, labels.unwrap_or_default()))
     }

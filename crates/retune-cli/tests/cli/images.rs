@@ -310,13 +310,43 @@ fn mixing_that_could_not_be_done_is_refused() {
 }
 
 #[test]
+fn adapters_beside_convolutions_train_and_are_merged_into_the_artifact() {
+    let workspace = workspace();
+    let overrides = ["strategy.method=lora", "r=4", "num_train_epochs=1"];
+    workspace.fit("lora", &overrides);
+    let certificates = workspace.json("lora/certificate.json");
+    let [alone, merged, opened] = certificates.as_array().unwrap().as_slice() else {
+        panic!("{certificates}")
+    };
+    assert_eq!(alone["max_logit_difference"], 0.0);
+    assert_eq!(merged["transformation"], "adapters merged");
+    assert!(merged["max_logit_difference"].as_f64().unwrap() < 1e-3, "{merged}");
+    assert_eq!(opened["max_logit_difference"], 0.0);
+
+    let adapter = workspace.tensors("lora/adapter/adapter_model.safetensors");
+    let config = workspace.json("lora/adapter/adapter_config.json");
+    assert_eq!(config["target_modules"].as_array().unwrap().len(), 18);
+    assert_eq!(config["modules_to_save"], serde_json::json!(["linear"]));
+    // Two matrices each, and the head's weight and bias.
+    assert_eq!(adapter.len(), 2 * 18 + 2);
+    let b = &adapter["base_model.model.layer1.0.conv1.lora_B.weight"];
+    assert!(b.len() == 16 * 4 && b.iter().any(|&value| value != 0.0));
+    let weights = workspace.tensors("lora/model.safetensors");
+    assert!(weights.keys().all(|name| !name.contains("lora")));
+    assert!(weights["bn1.running_mean"].iter().all(|&value| value == 0.0));
+}
+
+#[test]
 fn settings_of_texts_are_refused_for_pictures_and_the_other_way_round() {
     let workspace = workspace();
     workspace
         .retune(&["fit", "recipe.toml", "max_length=64"])
         .exited(2)
         .saying(&["data.max_length", "pictures"]);
-    workspace.retune(&["fit", "recipe.toml", "strategy.method=lora"]).exited(2).saying(&["lora"]);
+    workspace
+        .retune(&["fit", "recipe.toml", "strategy.method=lora", r#"target_modules=["query"]"#])
+        .exited(2)
+        .saying(&["query"]);
     workspace.retune(&["fit", "recipe.toml", "image_size=4"]).exited(2);
     let text =
         ["fit", "recipe.toml", "name_or_path=model", "data.train=train.csv", "augmentation.crop=center"];

@@ -5,10 +5,9 @@ use retune_checkpoint::ModelConfig;
 use retune_nn::{Forward, ParameterBuilder, Rows};
 
 use super::{
-    ClassificationHead, EncoderSizes, HeadOverrides, LoraConfig, TextBackbone, TextFamily, TokenBatch,
-    WantedRows, family,
+    ClassificationHead, EncoderSizes, HeadOverrides, TextBackbone, TextFamily, TokenBatch, WantedRows, family,
 };
-use crate::ModelError;
+use crate::{LoraConfig, ModelError};
 
 /// What a text classifier is made of.
 #[derive(Clone, Debug)]

@@ -28,6 +28,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(32, 32, Interpolation::Bilinear),
     smallest: 1,
+    patch: None,
     declare: |d| CifarResNet::declare(d, 3),
     from_timm: not_there,
     from_hugging_face: not_there,

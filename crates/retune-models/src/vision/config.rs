@@ -123,6 +123,8 @@ pub struct ImageConfig {
     pub channels: usize,
     /// How pictures are prepared.
     pub preprocessing: Preprocessing,
+    /// ε of layer normalization, if it says and the family reads it.
+    pub layer_norm_eps: Option<f32>,
     /// `config.json`, if there is one.
     pub file: Option<ModelConfig>,
 }
@@ -137,7 +139,15 @@ impl ImageConfig {
             id2label: None,
             channels: 3,
             preprocessing: architecture.preprocessing,
+            layer_norm_eps: None,
             file: None,
+        }
+    }
+
+    /// Sets the size of the pictures, for which a model is declared, the margin around the crop in proportion.
+    pub fn set_size(&mut self, size: usize) {
+        if self.preprocessing.crop != [size; 2] {
+            self.preprocessing = self.preprocessing.with_size(size);
         }
     }
 
@@ -243,6 +253,18 @@ impl ImageConfig {
         config.channels = file.optional_integer("num_channels")?.unwrap_or(3);
         config.id2label = file.get("id2label").and_then(Value::as_object).cloned();
         config.num_classes = config.id2label.as_ref().map(Map::len);
+        if let Some(size) =
+            file.optional_integer("image_size")?.filter(|_| config.architecture.patch.is_some())
+        {
+            config.set_size(size);
+        }
+        if let Some(default) = theirs.layer_norm_eps {
+            let eps = file.optional_number("layer_norm_eps")?.map_or(default, |eps| eps as f32);
+            if !(eps.is_finite() && eps > 0.0) {
+                return Err(file.invalid("layer_norm_eps", "must be a number above 0").into());
+            }
+            config.layer_norm_eps = Some(eps);
+        }
         let preprocessor = folder.join("preprocessor_config.json");
         if preprocessor.is_file() {
             config.read_hugging_face_preprocessing(&ModelConfig::open(&preprocessor)?)?;

@@ -42,6 +42,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(236, 224, Interpolation::Bilinear),
     smallest: 32,
+    patch: None,
     declare: |d| ConvNeXt::declare(d, &TINY),
     from_timm: not_there,
     from_hugging_face: not_there,

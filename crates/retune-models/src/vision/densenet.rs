@@ -42,6 +42,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
     smallest: 29,
+    patch: None,
     declare: |d| DenseNet::declare(d, [6, 12, 24, 16]),
     from_timm: same_names,
     from_hugging_face: not_there,

@@ -1,4 +1,5 @@
-//! EfficientNet (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>), after torchvision's `efficientnet.py`.
+//! EfficientNet (Tan and Le 2019, <https://arxiv.org/abs/1905.11946>) and EfficientNetV2 (Tan and Le 2021,
+//! <https://arxiv.org/abs/2104.00298>), after torchvision's `efficientnet.py`.
 
 use retune_autograd::Var;
 use retune_checkpoint::Transform;
@@ -72,6 +73,21 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
             declare: |d| EfficientNet::declare(d, &scaled(2.0, 3.1, 0.5, NormConstants::MOBILE)),
             ..BASE
         },
+        Architecture {
+            name: "efficientnet_v2_s",
+            preprocessing: Preprocessing::imagenet(384, 384, Interpolation::Bilinear),
+            declare: |d| EfficientNet::declare(d, &v2_s(NormConstants { eps: 1e-3, momentum: 0.1 })),
+            ..BASE
+        },
+        // timm's has another ε.
+        Architecture {
+            name: "efficientnetv2_s",
+            timm: Some("efficientnetv2_s"),
+            preprocessing: Preprocessing::imagenet(288, 288, Interpolation::Bicubic),
+            declare: |d| EfficientNet::declare(d, &v2_s(NormConstants::DEFAULT)),
+            from_timm: || Some(v2_from_timm()),
+            ..BASE
+        },
     ],
     hugging_face: None,
 };
@@ -82,6 +98,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bicubic),
     smallest: 1,
+    patch: None,
     declare: |d| EfficientNet::declare(d, &scaled(1.0, 1.0, 0.2, NormConstants::DEFAULT)),
     from_timm: not_there,
     from_hugging_face: not_there,
@@ -89,6 +106,8 @@ const BASE: Architecture = Architecture {
 
 /// A stage of blocks.
 struct Stage {
+    /// One convolution in place of expansion and depthwise convolution, without squeeze and excitation.
+    fused: bool,
     expansion: usize,
     kernel: usize,
     stride: usize,
@@ -107,6 +126,16 @@ const STAGES: [[usize; 5]; 7] = [
     [6, 3, 1, 320, 1],
 ];
 
+/// Whether fused, and the same, of V2-S' stages (table 4 of its paper).
+const V2_S: [(bool, [usize; 5]); 6] = [
+    (true, [1, 3, 1, 24, 2]),
+    (true, [4, 3, 2, 48, 4]),
+    (true, [4, 3, 2, 64, 4]),
+    (false, [4, 3, 2, 128, 6]),
+    (false, [6, 3, 1, 160, 9]),
+    (false, [6, 3, 2, 256, 15]),
+];
+
 /// Stochastic depth of the last block; the others have shares of it.
 const DROP_PATH: f32 = 0.2;
 
@@ -114,6 +143,8 @@ const DROP_PATH: f32 = 0.2;
 struct Sizes {
     stem: usize,
     stages: Vec<Stage>,
+    /// Channels of the last feature map.
+    last: usize,
     constants: NormConstants,
     dropout: f32,
 }
@@ -122,13 +153,28 @@ struct Sizes {
 fn scaled(width: f64, depth: f64, dropout: f32, constants: NormConstants) -> Sizes {
     let channels = |channels: usize| divisible_by_8(channels as f64 * width);
     let stage = |[expansion, kernel, stride, output, blocks]: [usize; 5]| Stage {
+        fused: false,
         expansion,
         kernel,
         stride,
         output: channels(output),
         depth: deeper(blocks, depth),
     };
-    Sizes { stem: channels(32), stages: STAGES.map(stage).into(), constants, dropout }
+    let stages = STAGES.map(stage);
+    let last = 4 * stages[STAGES.len() - 1].output;
+    Sizes { stem: channels(32), stages: stages.into(), last, constants, dropout }
+}
+
+fn v2_s(constants: NormConstants) -> Sizes {
+    let stage = |(fused, [expansion, kernel, stride, output, depth]): (bool, [usize; 5])| Stage {
+        fused,
+        expansion,
+        kernel,
+        stride,
+        output,
+        depth,
+    };
+    Sizes { stem: 24, stages: V2_S.map(stage).into(), last: 1280, constants, dropout: 0.2 }
 }
 
 /// Blocks of a stage of `blocks` blocks in a network `depth` times as deep.
@@ -136,12 +182,12 @@ fn deeper(blocks: usize, depth: f64) -> usize {
     (blocks as f64 * depth).ceil() as usize
 }
 
-/// Expansion, depthwise convolution, squeeze and excitation, linear projection, with a shortcut where the sizes stay.
+/// Expansion, depthwise convolution, squeeze and excitation, linear projection, with a shortcut where the sizes stay. In a
+/// fused block the first convolution is the expansion too, and all there is where nothing is expanded.
 struct Block {
-    expansion: Option<ConvNorm>,
-    depthwise: ConvNorm,
-    excitation: SqueezeExcitation,
-    projection: ConvNorm,
+    layers: Vec<ConvNorm>,
+    excitation: Option<SqueezeExcitation>,
+    projection: Option<ConvNorm>,
     /// Where the sizes stay: how often the block is left out.
     shortcut: Option<(Site, f32)>,
 }
@@ -155,7 +201,7 @@ impl Block {
         constants: NormConstants,
         drop_path: f32,
     ) -> Self {
-        let &Stage { expansion, kernel, output, .. } = stage;
+        let &Stage { fused, expansion, kernel, output, .. } = stage;
         let expanded = divisible_by_8((input * expansion) as f64);
         let mut part = 0;
         let mut next = || {
@@ -165,35 +211,45 @@ impl Block {
         let layer = |builder: &mut ParameterBuilder, name: String, sizes, activation| {
             ConvNorm::declare_pair(builder, &name, sizes, constants, activation)
         };
-        let expansion = (expanded != input)
-            .then(|| layer(builder, next(), ConvSizes::same(input, expanded, 1), Activation::Silu));
-        let sizes = ConvSizes::same(expanded, expanded, kernel).stride(stride).groups(expanded);
-        let depthwise = layer(builder, next(), sizes, Activation::Silu);
-        let squeezed = (input / 4).max(1);
         let (silu, sigmoid) = (Activation::Silu, Activation::Sigmoid);
-        let excitation = SqueezeExcitation::declare(builder, &next(), expanded, squeezed, silu, sigmoid);
-        let projection = layer(builder, next(), ConvSizes::same(expanded, output, 1), Activation::Identity);
+        let mut layers = Vec::new();
+        if !fused && expanded != input {
+            layers.push(layer(builder, next(), ConvSizes::same(input, expanded, 1), silu));
+        }
+        let sizes = if fused {
+            ConvSizes::same(input, expanded, kernel)
+        } else {
+            ConvSizes::same(expanded, expanded, kernel).groups(expanded)
+        };
+        layers.push(layer(builder, next(), sizes.stride(stride), silu));
+        let squeezed = (input / 4).max(1);
+        let excitation =
+            (!fused).then(|| SqueezeExcitation::declare(builder, &next(), expanded, squeezed, silu, sigmoid));
+        let projection = (!fused || expanded != input)
+            .then(|| layer(builder, next(), ConvSizes::same(expanded, output, 1), Activation::Identity));
         let shortcut = (stride == 1 && input == output)
             .then(|| (builder.site(&format!("{name}.stochastic_depth")), drop_path));
-        Self { expansion, depthwise, excitation, projection, shortcut }
+        Self { layers, excitation, projection, shortcut }
     }
 
     fn forward(&self, forward: &mut Forward<'_>, x: &Var, rows: &Rows) -> Var {
-        let mut y = match &self.expansion {
-            Some(expansion) => expansion.forward(forward, x),
-            None => x.clone(),
-        };
-        y = self.depthwise.forward(forward, &y);
-        y = self.excitation.forward(forward, &y);
-        let Some((site, probability)) = self.shortcut else { return self.projection.forward(forward, &y) };
-        match forward.drop_path(site, probability, rows, x.tensor().width()) {
-            None => self.projection.forward_residual(forward, &y, x),
-            Some(factors) => {
-                let y = self.projection.forward(forward, &y);
-                let y = forward.tape().scale_channels(&y, &factors);
-                forward.tape().add(&y, x)
-            }
+        let mut y = self.layers.iter().fold(x.clone(), |y, layer| layer.forward(forward, &y));
+        if let Some(excitation) = &self.excitation {
+            y = excitation.forward(forward, &y);
         }
+        let Some((site, probability)) = self.shortcut else {
+            return self.projection.iter().fold(y, |y, projection| projection.forward(forward, &y));
+        };
+        let factors = forward.drop_path(site, probability, rows, x.tensor().width());
+        match (&self.projection, &factors) {
+            (Some(projection), None) => return projection.forward_residual(forward, &y, x),
+            (Some(projection), Some(_)) => y = projection.forward(forward, &y),
+            (None, _) => {}
+        }
+        if let Some(factors) = factors {
+            y = forward.tape().scale_channels(&y, &factors);
+        }
+        forward.tape().add(&y, x)
     }
 }
 
@@ -208,7 +264,7 @@ struct EfficientNet {
 
 impl EfficientNet {
     fn declare(declare: &mut Declare<'_>, sizes: &Sizes) -> Box<dyn ImageNetwork> {
-        let Declare { builder, outputs, channels, dropout, drop_path } = declare;
+        let Declare { builder, outputs, channels, dropout, drop_path, .. } = declare;
         let last_drop_path = drop_path.unwrap_or(DROP_PATH);
         let Sizes { stem, stages, constants, .. } = sizes;
         builder.begin_group("features.0");
@@ -228,7 +284,7 @@ impl EfficientNet {
                 input = stage.output;
             }
         }
-        let feature_dim = 4 * input;
+        let feature_dim = sizes.last;
         let name = format!("features.{}", stages.len() + 1);
         builder.begin_group(&name);
         let layer = ConvSizes::same(input, feature_dim, 1);
@@ -279,34 +335,44 @@ impl ImageNetwork for EfficientNet {
 
 /// From timm's names, where a norm has the name of its convolution's place. Larger networks than B4 have another ε there.
 fn from_timm(depth: f64) -> Transform {
+    timm_names(STAGES.map(|[expansion, _, _, _, blocks]| (false, expansion, deeper(blocks, depth))))
+}
+
+fn v2_from_timm() -> Transform {
+    timm_names(V2_S.map(|(fused, [expansion, _, _, _, blocks])| (fused, expansion, blocks)))
+}
+
+/// From timm's names, by what tells the stages apart: fused, expansion, and depth.
+fn timm_names<const N: usize>(stages: [(bool, usize, usize); N]) -> Transform {
     let mut names = TimmNames::default();
-    for (stage, [expansion, _, _, _, blocks]) in STAGES.into_iter().enumerate() {
-        for index in 0..deeper(blocks, depth) {
+    for (stage, (fused, expansion, blocks)) in stages.into_iter().enumerate() {
+        let pairs: &[(&str, &str)] = match (fused, expansion) {
+            (false, 1) => &[
+                ("conv_dw", "0.0"),
+                ("bn1", "0.1"),
+                ("se.conv_reduce", "1.fc1"),
+                ("se.conv_expand", "1.fc2"),
+                ("conv_pw", "2.0"),
+                ("bn2", "2.1"),
+            ],
+            (false, _) => &[
+                ("conv_pw", "0.0"),
+                ("bn1", "0.1"),
+                ("conv_dw", "1.0"),
+                ("bn2", "1.1"),
+                ("se.conv_reduce", "2.fc1"),
+                ("se.conv_expand", "2.fc2"),
+                ("conv_pwl", "3.0"),
+                ("bn3", "3.1"),
+            ],
+            (true, 1) => &[("conv", "0.0"), ("bn1", "0.1")],
+            (true, _) => &[("conv_exp", "0.0"), ("bn1", "0.1"), ("conv_pwl", "1.0"), ("bn2", "1.1")],
+        };
+        for index in 0..blocks {
             let (theirs, ours) =
                 (format!("blocks.{stage}.{index}"), format!("features.{}.{index}.block", stage + 1));
-            let pairs: &[(&str, &str)] = if expansion == 1 {
-                &[
-                    ("conv_dw", "0.0"),
-                    ("bn1", "0.1"),
-                    ("se.conv_reduce", "1.fc1"),
-                    ("se.conv_expand", "1.fc2"),
-                    ("conv_pw", "2.0"),
-                    ("bn2", "2.1"),
-                ]
-            } else {
-                &[
-                    ("conv_pw", "0.0"),
-                    ("bn1", "0.1"),
-                    ("conv_dw", "1.0"),
-                    ("bn2", "1.1"),
-                    ("se.conv_reduce", "2.fc1"),
-                    ("se.conv_expand", "2.fc2"),
-                    ("conv_pwl", "3.0"),
-                    ("bn3", "3.1"),
-                ]
-            };
             names.block(&theirs, &ours, pairs);
         }
     }
-    names.finish(8)
+    names.finish(N + 1)
 }

@@ -27,6 +27,7 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
             std: [0.5; 3],
         },
         smallest: 75,
+        patch: None,
         declare: InceptionV3::declare,
         from_timm: same_names,
         from_hugging_face: not_there,

@@ -1,7 +1,7 @@
 //! What several image families are made of.
 
 use retune_autograd::Var;
-use retune_nn::{BatchNorm2d, Conv2d, ConvSizes, Forward, ParameterBuilder, Rows};
+use retune_nn::{BatchNorm2d, Conv2d, ConvSizes, Forward, ParameterBuilder};
 use retune_tensor::Activation;
 
 /// Constants of batch normalization.
@@ -112,11 +112,4 @@ impl SqueezeExcitation {
 pub(super) fn divisible_by_8(width: f64) -> usize {
     let rounded = ((width + 4.0) / 8.0).floor().max(1.0) * 8.0;
     (if rounded < 0.9 * width { rounded + 8.0 } else { rounded }) as usize
-}
-
-/// The rows of every pixel of pictures, from one row per picture.
-pub(super) fn pixel_rows(pictures: &Rows, map: &Var) -> Rows {
-    let samples: Vec<u32> = pictures.keys.iter().map(|key| key.sample).collect();
-    let pixels = (map.tensor().rows() / samples.len().max(1)) as u32;
-    Rows::packed((0..=samples.len() as u32).map(|picture| picture * pixels).collect(), &samples)
 }

@@ -2,25 +2,34 @@
 
 use retune_nn::Declaration;
 
-use super::ImageClassifier;
+use super::lora::is_adapter;
+use super::{ImageClassifier, position_table};
 use crate::LoadRules;
+
+/// Tensors that pretraining leaves in a checkpoint and a classifier does not use: other heads.
+const EXPECTED_UNUSED: &[&str] =
+    &["vit.pooler.", "deit.pooler.", "cls_classifier.", "distillation_classifier."];
 
 impl LoadRules for ImageClassifier {
     fn checkpoint_names(&self, name: &str) -> Vec<String> {
-        vec![name.to_owned()]
+        [Some(name.to_owned()), self.network().older_name(name)].into_iter().flatten().collect()
     }
 
     /// Checkpoints made for inference lack an auxiliary head too.
     fn is_new_by_design(&self, declaration: &Declaration) -> bool {
-        declaration.group == self.head_group() || declaration.name.starts_with("AuxLogits.")
+        let name = &declaration.name;
+        declaration.group == self.head_group() || is_adapter(name) || name.starts_with("AuxLogits.")
     }
 
-    fn is_expected_unused(&self, _name: &str) -> bool {
-        false
+    fn is_expected_unused(&self, name: &str) -> bool {
+        EXPECTED_UNUSED.iter().any(|start| name.starts_with(start))
     }
 
-    /// The first convolution for pictures of another number of channels.
+    /// The first convolution for pictures of another number of channels, position embeddings for those of another size.
     fn adapt(&self, declaration: &Declaration, shape: &[usize], values: &[f32]) -> Option<Vec<f32>> {
+        if let Some(table) = self.network().position_table().filter(|table| table.name == declaration.name) {
+            return position_table::resample(table, [shape, &declaration.shape], self.layout(), values);
+        }
         let (&[outputs, from, rows, columns], &[_, to, ..]) = (shape, declaration.shape.as_slice()) else {
             return None;
         };

@@ -18,6 +18,7 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
         timm: Some("mobilenetv2_100"),
         preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
         smallest: 1,
+        patch: None,
         declare: MobileNetV2::declare,
         from_timm: || Some(from_timm()),
         from_hugging_face: not_there,

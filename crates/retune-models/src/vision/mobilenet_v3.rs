@@ -32,6 +32,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
     smallest: 1,
+    patch: None,
     declare: |d| MobileNetV3::declare(d, SMALL, 1024),
     from_timm: not_there,
     from_hugging_face: not_there,

@@ -3,18 +3,20 @@
 use std::collections::HashSet;
 
 use retune_autograd::Var;
-use retune_checkpoint::{Tensor as FileTensor, Tensors, Transform, Weights};
+use retune_checkpoint::{Rule, Tensor as FileTensor, Tensors, Transform, Weights};
 use retune_nn::{
-    Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore, Role, Rows, Trainable,
+    AdaptableLayer, AdaptedLayer, Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore,
+    Role, Rows, Trainable,
 };
 use retune_tensor::Context;
 
-use super::{Architecture, Declare, ImageBatch, ImageConfig, ImageNetwork, Layout};
-use crate::{ModelError, Source, StoredTensors};
+use super::lora::is_adapter;
+use super::{Architecture, Declare, HuggingFace, ImageBatch, ImageConfig, ImageNetwork, Layout};
+use crate::{LoraConfig, ModelError, Source, StoredTensors};
 
 /// What an image classifier is made of.
 pub struct ImageClassifierParts<'a> {
-    /// What the checkpoint says about itself.
+    /// What the checkpoint says about itself; its `preprocessing.crop` is the size of the pictures.
     pub config: &'a ImageConfig,
     /// Size of the output layer.
     pub outputs: usize,
@@ -32,6 +34,9 @@ pub struct ImageClassifier {
     architecture: &'static Architecture,
     network: Box<dyn ImageNetwork>,
     head_group: usize,
+    /// Whose names the checkpoint has, if it says.
+    layout: Option<Layout>,
+    adapted: Vec<AdaptedLayer>,
 }
 
 /// Logits, and while training those of an auxiliary head.
@@ -50,11 +55,40 @@ impl ImageClassifier {
     /// Declares the model's parameters and buffers.
     pub fn declare(parts: &ImageClassifierParts<'_>, builder: &mut ParameterBuilder) -> Self {
         let architecture = parts.config.architecture;
-        let &ImageClassifierParts { outputs, channels, dropout, drop_path, .. } = parts;
-        let mut declare = Declare { builder, outputs, channels, dropout, drop_path };
+        let &ImageClassifierParts { config, outputs, channels, dropout, drop_path } = parts;
+        let (size, layer_norm_eps) = (config.preprocessing.crop[0], config.layer_norm_eps);
+        let mut declare = Declare { builder, outputs, channels, size, dropout, drop_path, layer_norm_eps };
         let network = (architecture.declare)(&mut declare);
+        let adapted = builder.adapted_layers().to_vec();
         // The head is declared last.
-        Self { architecture, network, head_group: builder.group() }
+        Self { architecture, network, head_group: builder.group(), layout: config.layout, adapted }
+    }
+
+    /// Declares the model with low-rank adapters.
+    ///
+    /// # Errors
+    /// If they are asked for on layers that the model doesn't have, or with a rank that is not low.
+    pub fn declare_adapted(
+        parts: &ImageClassifierParts<'_>,
+        lora: &LoraConfig,
+    ) -> Result<(Self, ParameterBuilder), ModelError> {
+        let mut builder = ParameterBuilder::default();
+        let plain = Self::declare(parts, &mut builder);
+        let input = plain.network.input_weight();
+        let input = input.strip_suffix(".weight").unwrap_or(input);
+        // Without training an auxiliary head is not computed.
+        let in_backbone = |layer: &&AdaptableLayer| {
+            layer.group != plain.head_group && !layer.name.starts_with("AuxLogits.")
+        };
+        let layers: Vec<&AdaptableLayer> = builder.adaptable_layers().iter().filter(in_backbone).collect();
+        let mut builder = ParameterBuilder::adapting(lora.plan(&layers, input)?);
+        let model = Self::declare(parts, &mut builder);
+        Ok((model, builder))
+    }
+
+    /// The layers that have low-rank adapters.
+    pub fn adapted_layers(&self) -> &[AdaptedLayer] {
+        &self.adapted
     }
 
     /// The configuration's name and defaults.
@@ -104,6 +138,7 @@ impl ImageClassifier {
 
     /// Logits and auxiliary logits, to be trained.
     pub fn outputs<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> ImageOutputs {
+        forward.set_pictures(&batch.rows);
         let pixels = Var::constant(batch.pixels.clone());
         let trunk = self.network.trunk(forward, &pixels, &batch.rows);
         let input = self.network.head_input(forward, &trunk.map, &batch.rows);
@@ -119,6 +154,7 @@ impl ImageClassifier {
 
     /// The last feature map, [batch, height, width, feature_dim].
     pub fn feature_map<'s>(&'s self, forward: &mut Forward<'s>, batch: &ImageBatch) -> Var {
+        forward.set_pictures(&batch.rows);
         let pixels = Var::constant(batch.pixels.clone());
         self.network.trunk(forward, &pixels, &batch.rows).map
     }
@@ -200,13 +236,32 @@ impl ImageClassifier {
         self.network.head(forward, &input, &batch.rows)
     }
 
-    fn transform(&self, layout: Layout) -> Result<Transform, ModelError> {
+    /// Whose names its checkpoint has, if its configuration says, else the network's own.
+    pub fn layout(&self) -> Layout {
+        self.layout.unwrap_or(self.network.own_layout())
+    }
+
+    pub(super) fn transform(&self, layout: Layout) -> Result<Transform, ModelError> {
         let transform = match layout {
-            Layout::Torchvision => Some(Transform::default()),
+            own if own == self.network.own_layout() => Some(Transform::default()),
+            Layout::Torchvision => None,
             Layout::Timm => (self.architecture.from_timm)(),
             Layout::HuggingFace => (self.architecture.from_hugging_face)(),
         };
         transform.ok_or(ModelError::NoLayout { architecture: self.architecture.name, layout: layout.name() })
+    }
+
+    /// The transform that fits a checkpoint: Hugging Face's of a bare network lack the prefix of those with a head.
+    fn transform_of(&self, layout: Layout, weights: &Weights) -> Result<Transform, ModelError> {
+        let transform = self.transform(layout)?;
+        let theirs = self.architecture.family().and_then(|family| family.hugging_face.as_ref());
+        match theirs.filter(|_| layout == Layout::HuggingFace) {
+            Some(HuggingFace { prefix, .. }) if !weights.names().any(|name| name.starts_with(prefix)) => {
+                let prefixed = [Rule::add_prefix(prefix)].into_iter().chain(transform.rules().to_vec());
+                Ok(Transform::new(prefixed.collect()))
+            }
+            _ => Ok(transform),
+        }
     }
 
     /// A checkpoint's weights under the model's names, and whose names they had. Bare weights have those under which most
@@ -221,18 +276,18 @@ impl ImageClassifier {
         weights: &'a Weights,
     ) -> Result<(Source<'a>, Layout), ModelError> {
         if let Some(layout) = config.layout {
-            return Ok((Source::transformed(weights, &self.transform(layout)?)?, layout));
+            return Ok((Source::transformed(weights, &self.transform_of(layout, weights)?)?, layout));
         }
         let declared: Vec<&str> = builder.declarations().iter().map(|d| d.name.as_str()).collect();
         let found = |source: &Source<'_>| declared.iter().filter(|name| source.shape(name).is_some()).count();
-        let mut best = (Source::from(weights), Layout::Torchvision);
+        let mut best = (Source::from(weights), self.network.own_layout());
         let mut most = found(&best.0);
-        for layout in [Layout::Timm, Layout::HuggingFace] {
+        for layout in Layout::ALL.into_iter().filter(|&layout| layout != self.network.own_layout()) {
             // Nothing is better than everything.
             if most == declared.len() {
                 break;
             }
-            let Ok(transform) = self.transform(layout) else { continue };
+            let Ok(transform) = self.transform_of(layout, weights) else { continue };
             let Ok(source) = Source::transformed(weights, &transform) else { continue };
             if found(&source) > most {
                 most = found(&source);
@@ -242,7 +297,7 @@ impl ImageClassifier {
         Ok(best)
     }
 
-    /// The values as a file of an ecosystem holds them.
+    /// The values as a file of an ecosystem holds them, without adapters.
     ///
     /// # Errors
     /// If the architecture is not there in that ecosystem.
@@ -253,10 +308,13 @@ impl ImageClassifier {
     ) -> Result<StoredTensors<'a>, ModelError> {
         let transform = self.transform(layout)?;
         if transform.rules().is_empty() {
-            return Ok(StoredTensors::new(store, |name| Some(name.to_owned())));
+            return Ok(StoredTensors::new(store, |name| (!is_adapter(name)).then(|| name.to_owned())));
         }
         let tensors = |only: Option<Role>| -> Tensors {
-            let chosen = store.ids().filter(|&id| only.is_none_or(|role| store.declaration(id).role == role));
+            let chosen = store.ids().filter(|&id| {
+                let declaration = store.declaration(id);
+                !is_adapter(&declaration.name) && only.is_none_or(|role| declaration.role == role)
+            });
             let tensor = |id| {
                 let declaration = store.declaration(id);
                 let values = store.tensor(id).values().to_vec();

@@ -86,8 +86,10 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
     ],
     hugging_face: Some(HuggingFace {
         model_type: "resnet",
+        prefix: "resnet.",
         image_classification: "ResNetForImageClassification",
         architecture: described,
+        layer_norm_eps: None,
     }),
 };
 
@@ -97,6 +99,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
     smallest: 1,
+    patch: None,
     declare: |d| ResNet::declare(d, &Sizes::basic([2, 2, 2, 2])),
     from_timm: same_names,
     from_hugging_face: not_there,

@@ -4,7 +4,6 @@ use retune_autograd::Var;
 use retune_nn::{Conv2d, ConvSizes, Forward, Initialization, ParameterBuilder, Rows, Site};
 use retune_tensor::{Activation, PoolWindow};
 
-use super::layers::pixel_rows;
 use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
@@ -15,12 +14,14 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
         Architecture {
             name: "squeezenet1_0",
             smallest: 29,
+            patch: None,
             declare: |d| SqueezeNet::declare(d, &Sizes { stem: 96, kernel: 7, pools: [2, 6, 11] }),
             ..BASE
         },
         Architecture {
             name: "squeezenet1_1",
             smallest: 25,
+            patch: None,
             declare: |d| SqueezeNet::declare(d, &Sizes { stem: 64, kernel: 3, pools: [2, 5, 8] }),
             ..BASE
         },
@@ -34,6 +35,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
     smallest: 25,
+    patch: None,
     declare: |d| SqueezeNet::declare(d, &Sizes { stem: 64, kernel: 3, pools: [2, 5, 8] }),
     from_timm: not_there,
     from_hugging_face: not_there,
@@ -156,7 +158,7 @@ impl ImageNetwork for SqueezeNet {
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {
-        let spec = forward.dropout_spec(self.dropout.0, self.dropout.1, &pixel_rows(rows, input));
+        let spec = forward.dropout_spec(self.dropout.0, self.dropout.1, &rows.spread(input.tensor().rows()));
         let dropped = forward.tape().dropout(input, spec);
         let scores = relu(forward, &self.classifier, &dropped);
         forward.tape().global_avg_pool(&scores)

@@ -52,6 +52,7 @@ const BASE: Architecture = Architecture {
     timm: None,
     preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
     smallest: 32,
+    patch: None,
     declare: |d| Vgg::declare(d, A, false),
     from_timm: not_there,
     from_hugging_face: not_there,

@@ -33,28 +33,74 @@ impl AttentionShape {
         4 * pairs * width
     }
 
+    /// The kernel's view of queries, keys and values of `width` columns: tensors, and the column at which each begins.
     fn kernel<'a>(
         &'a self,
-        q: &'a Tensor,
-        k: &'a Tensor,
-        v: &'a Tensor,
+        width: usize,
+        [q, k, v]: [(&'a Tensor, usize); 3],
         dropout: Option<&'a DropoutSpec>,
     ) -> Attention<'a> {
         Attention {
             heads: self.heads,
-            head_dim: q.width() / self.heads,
+            head_dim: width / self.heads,
             scale: self.scale,
             causal: self.causal,
-            q: q.values(),
-            q_stride: q.width(),
-            k: k.values(),
-            k_stride: k.width(),
-            v: v.values(),
-            v_stride: v.width(),
+            q: &q.0.values()[q.1..],
+            q_stride: q.0.width(),
+            k: &k.0.values()[k.1..],
+            k_stride: k.0.width(),
+            v: &v.0.values()[v.1..],
+            v_stride: v.0.width(),
             query_offsets: &self.query_offsets,
             key_offsets: &self.key_offsets,
             dropout: dropout.map(DropoutSpec::kernel),
         }
+    }
+
+    fn forward(
+        &self,
+        context: &Context,
+        width: usize,
+        inputs: [(&Tensor, usize); 3],
+        dropout: Option<&DropoutSpec>,
+        keep: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        context.count(self.operations(width));
+        let rows = inputs[0].0.rows();
+        let mut out = context.allocate([rows, width]);
+        let mut log_sum_exp = keep.then(|| context.allocate([rows, self.heads]));
+        if let Some(cpu) = context.kernels() {
+            let inputs = self.kernel(width, inputs, dropout);
+            let log_sum_exp = log_sum_exp.as_mut().map(Tensor::make_mut);
+            kernels::attention_forward(cpu, &inputs, out.make_mut(), log_sum_exp);
+        }
+        (out, log_sum_exp)
+    }
+
+    fn backward(
+        &self,
+        context: &Context,
+        inputs: [(&Tensor, usize); 3],
+        dropout: Option<&DropoutSpec>,
+        [out, log_sum_exp]: [&Tensor; 2],
+        dout: &Tensor,
+    ) -> [Tensor; 3] {
+        let width = dout.width();
+        context.count(self.operations(width) * 5 / 2);
+        let [mut dq, mut dk, mut dv] = inputs.map(|(input, _)| context.allocate([input.rows(), width]));
+        if let Some(cpu) = context.kernels() {
+            kernels::attention_backward(
+                cpu,
+                &self.kernel(width, inputs, dropout),
+                out.values(),
+                log_sum_exp.values(),
+                dout.values(),
+                dq.make_mut(),
+                dk.make_mut(),
+                dv.make_mut(),
+            );
+        }
+        [dq, dk, dv]
     }
 }
 
@@ -69,14 +115,7 @@ pub fn attention(
     dropout: Option<&DropoutSpec>,
     keep: bool,
 ) -> (Tensor, Option<Tensor>) {
-    context.count(shape.operations(q.width()));
-    let mut out = context.allocate(q.shape());
-    let mut log_sum_exp = keep.then(|| context.allocate([q.rows(), shape.heads]));
-    if let Some(cpu) = context.kernels() {
-        let inputs = shape.kernel(q, k, v, dropout);
-        kernels::attention_forward(cpu, &inputs, out.make_mut(), log_sum_exp.as_mut().map(Tensor::make_mut));
-    }
-    (out, log_sum_exp)
+    shape.forward(context, q.width(), [(q, 0), (k, 0), (v, 0)], dropout, keep)
 }
 
 /// Gradients of `q`, `k` and `v`.
@@ -92,21 +131,33 @@ pub fn attention_backward(
     log_sum_exp: &Tensor,
     dout: &Tensor,
 ) -> [Tensor; 3] {
-    context.count(shape.operations(q.width()) * 5 / 2);
-    let mut dq = context.allocate(q.shape());
-    let mut dk = context.allocate(k.shape());
-    let mut dv = context.allocate(v.shape());
-    if let Some(cpu) = context.kernels() {
-        kernels::attention_backward(
-            cpu,
-            &shape.kernel(q, k, v, dropout),
-            out.values(),
-            log_sum_exp.values(),
-            dout.values(),
-            dq.make_mut(),
-            dk.make_mut(),
-            dv.make_mut(),
-        );
-    }
-    [dq, dk, dv]
+    shape.backward(context, [(q, 0), (k, 0), (v, 0)], dropout, [out, log_sum_exp], dout)
+}
+
+/// As [`attention`], of queries, keys and values that stand side by side: `q` [query rows, 3 · width], of which the first
+/// `width` columns are read, and `qkv` [key rows, 3 · width], of which the others are.
+pub fn fused_attention(
+    context: &Context,
+    shape: &AttentionShape,
+    q: &Tensor,
+    qkv: &Tensor,
+    dropout: Option<&DropoutSpec>,
+    keep: bool,
+) -> (Tensor, Option<Tensor>) {
+    let width = qkv.width() / 3;
+    shape.forward(context, width, [(q, 0), (qkv, width), (qkv, 2 * width)], dropout, keep)
+}
+
+/// Gradients of queries [query rows, width], keys and values [key rows, width] of [`fused_attention`], which gave `kept`.
+pub fn fused_attention_backward(
+    context: &Context,
+    shape: &AttentionShape,
+    q: &Tensor,
+    qkv: &Tensor,
+    dropout: Option<&DropoutSpec>,
+    kept: [&Tensor; 2],
+    dout: &Tensor,
+) -> [Tensor; 3] {
+    let width = qkv.width() / 3;
+    shape.backward(context, [(q, 0), (qkv, width), (qkv, 2 * width)], dropout, kept, dout)
 }

@@ -25,7 +25,7 @@ use crate::event::Event;
 use crate::image::{ImageTrainee, ImageViews, ViewChoice};
 use crate::modality::ModalTrainee;
 use crate::plan::steps_per_epoch;
-use crate::recipe::{Method, Recipe, TestTime};
+use crate::recipe::{Recipe, TestTime};
 use crate::stages::{Stage, plan_stages};
 use crate::trainee::Split;
 
@@ -39,8 +39,9 @@ pub(super) fn prepare(
     refuse_text_settings(&recipe)?;
     let context = make_context(recipe.train.threads, options.isa)?;
     let threads = context_threads(&context);
-    let config = image_config(&recipe, &location)?;
+    let mut config = image_config(&recipe, &location)?;
     let preprocessor = preprocessor_of(&config, &recipe)?;
+    config.set_size(preprocessor.size);
     expand_folders(&mut recipe, options.fold.is_some())?;
 
     let Tables { tables, findings } = read_tables(&recipe, Modality::Image, threads)?;
@@ -59,7 +60,7 @@ pub(super) fn prepare(
     check_metric(&recipe, &task)?;
     check_augmentation(&recipe, &preprocessor, task.problem_type)?;
 
-    let mut builder = ParameterBuilder::default();
+    let lora = recipe.strategy.lora();
     let parts = ImageClassifierParts {
         config: &config,
         outputs: task.outputs(),
@@ -67,7 +68,13 @@ pub(super) fn prepare(
         dropout: recipe.model.classifier_dropout,
         drop_path: None,
     };
-    let model = ImageClassifier::declare(&parts, &mut builder);
+    let (model, builder) = match &lora {
+        Some(lora) => ImageClassifier::declare_adapted(&parts, lora)?,
+        None => {
+            let mut builder = ParameterBuilder::default();
+            (ImageClassifier::declare(&parts, &mut builder), builder)
+        }
+    };
     let keeps_head = match task.problem_type {
         ProblemType::Regression => false,
         _ => labels_of_model(of_model.as_ref(), &task.labels).is_some(),
@@ -110,7 +117,7 @@ pub(super) fn prepare(
         store,
         stages,
         load_report,
-        lora: None,
+        lora,
         findings,
         reasons,
         lengths: BTreeMap::new(),
@@ -141,13 +148,6 @@ fn refuse_text_settings(recipe: &Recipe) -> Result<(), TrainError> {
     if let Some((key, _)) = set.into_iter().find(|(_, is_set)| *is_set) {
         let message = format!("{key} is set, but the model reads pictures; remove it, or name a text model");
         return Err(TrainError::Setting(message));
-    }
-    if recipe.strategy.method == Method::Lora {
-        return Err(TrainError::Setting(
-            "strategy.method = \"lora\" adapts text models only so far; for pictures use \"head\", \"last_n\", \
-             \"gradual\" or \"full\""
-                .to_owned(),
-        ));
     }
     Ok(())
 }
@@ -217,13 +217,7 @@ pub fn preprocessor_of(config: &ImageConfig, recipe: &Recipe) -> Result<ImagePre
         )));
     }
     let size = data.image_size.unwrap_or(height);
-    let smallest = config.architecture.smallest;
-    if size < smallest {
-        return Err(TrainError::Setting(format!(
-            "data.image_size = {size}, but {} takes at least {smallest}",
-            config.architecture.name
-        )));
-    }
+    config.architecture.check_size(size)?;
     let preprocessing = if [size; 2] == [height, width] {
         config.preprocessing
     } else {
@@ -277,7 +271,7 @@ fn load(
         let newly_initialized =
             builder.declarations().iter().map(|declaration| declaration.name.clone()).collect();
         let store = builder.build(context, seed, |_| Ok::<_, TrainError>(None))?;
-        let layout = config.layout.unwrap_or(Layout::Torchvision);
+        let layout = model.layout();
         return Ok((store, LoadReport { newly_initialized, ..LoadReport::default() }, layout));
     };
     let (source, layout) = model.source(&builder, config, weights)?;

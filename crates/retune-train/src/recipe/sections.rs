@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use retune_data::image::Interpolation;
-use retune_models::text::{LoraConfig, LoraTarget};
+use retune_models::{LoraConfig, LoraTarget};
 use retune_nn::OptimizerKind;
 use retune_tasks::ProblemType;
 use serde::{Deserialize, Serialize};

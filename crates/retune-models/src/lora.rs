@@ -1,15 +1,17 @@
-//! LoRA on a text model (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>), under PEFT's names.
+//! LoRA (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>) under PEFT's names: which layers of a model are adapted.
 
-use retune_nn::{Linear, ParameterBuilder};
+use std::collections::HashSet;
+
+use retune_nn::{AdaptableLayer, Linear, LowRankPlan, ParameterBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::ModelError;
 
-/// Which linear layers are adapted.
+/// Which layers are adapted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LoraTarget {
-    /// `"all-linear"`: every linear layer of the backbone.
+    /// `"all-linear"`: every linear layer of a text backbone; of an image network those that are adapted by default.
     All(AllLinear),
     /// Layers whose module path ends in one of these names.
     Names(Vec<String>),
@@ -47,7 +49,7 @@ impl LoraConfig {
     }
 
     /// Attaches the branches and declares their parameters.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         &self,
         builder: &mut ParameterBuilder,
         linears: Vec<&mut Linear>,
@@ -73,6 +75,54 @@ impl LoraConfig {
             }
         }
         Ok(targets)
+    }
+}
+
+impl LoraConfig {
+    /// Branches for those of an image network's layers that the configuration names; if it names none, for every linear
+    /// layer and every convolution of at most 3×3 pixels that the rank is low for. `layers` leave out the head, and
+    /// `input` is the layer that reads the pictures, whose few channels need no branch.
+    ///
+    /// # Errors
+    /// If a name fits no layer, or the rank is not low for a layer that is named.
+    pub(crate) fn plan(&self, layers: &[&AdaptableLayer], input: &str) -> Result<LowRankPlan, ModelError> {
+        let names = |chosen: &mut dyn Iterator<Item = &&AdaptableLayer>| -> HashSet<String> {
+            chosen.map(|layer| layer.name.clone()).collect()
+        };
+        let chosen = match &self.target_modules {
+            Some(LoraTarget::Names(targets)) => {
+                let fits = |layer: &AdaptableLayer, target: &String| matches(&layer.name, target);
+                for target in targets {
+                    if !layers.iter().any(|layer| fits(layer, target)) {
+                        let known = layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>();
+                        let (target, known) = (target.clone(), known.join(", "));
+                        return Err(ModelError::LoraTarget { target, known });
+                    }
+                }
+                let named = |layer: &&&AdaptableLayer| targets.iter().any(|target| fits(layer, target));
+                let too_small = layers.iter().filter(named).find(|layer| self.r > layer.largest_rank());
+                if let Some(layer) = too_small {
+                    let (rank, largest, layer) = (self.r, layer.largest_rank(), layer.name.clone());
+                    return Err(ModelError::LoraRank { rank, largest, layer });
+                }
+                names(&mut layers.iter().filter(named))
+            }
+            None | Some(LoraTarget::All(_)) => {
+                let small = |[height, width]: [usize; 2]| height <= 3 && width <= 3;
+                let usual = |layer: &&&AdaptableLayer| {
+                    layer.name != input && layer.kernel.is_none_or(small) && self.r < layer.largest_rank()
+                };
+                names(&mut layers.iter().filter(usual))
+            }
+        };
+        if chosen.is_empty() {
+            let largest = layers.iter().max_by_key(|layer| layer.largest_rank());
+            let (largest, layer) =
+                largest.map_or((0, String::new()), |layer| (layer.largest_rank(), layer.name.clone()));
+            return Err(ModelError::LoraRank { rank: self.r, largest, layer });
+        }
+        let scale = self.lora_alpha / self.r as f32;
+        Ok(LowRankPlan { layers: chosen, rank: self.r, scale, dropout: self.lora_dropout })
     }
 }
 

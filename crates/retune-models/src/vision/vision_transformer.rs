@@ -1,0 +1,673 @@
+//! The vision transformer: ViT (Dosovitskiy et al. 2020, <https://arxiv.org/abs/2010.11929>), after torchvision's and
+//! timm's `vision_transformer.py`, and DeiT (Touvron et al. 2020, <https://arxiv.org/abs/2012.12877>), after timm's
+//! `deit.py`. A model has torchvision's names where torchvision has it, else timm's.
+
+use std::sync::Arc;
+
+use retune_autograd::{Pooling, Var};
+use retune_checkpoint::{ModelConfig, Rule, Sizes as PartSizes, Transform};
+use retune_nn::{
+    Conv2d, ConvSizes, FeedForward, Forward, Initialization, LayerNorm, Linear, ParameterBuilder,
+    ParameterId, Rows, Site,
+};
+use retune_tensor::ops::AttentionShape;
+use retune_tensor::{Activation, Conv2dParameters};
+
+use super::{
+    Architecture, Declare, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Layout, PositionTable,
+    Preprocessing, Resize, Trunk, not_there, same_names,
+};
+use crate::ModelError;
+
+pub(super) static VIT: ImageFamily = ImageFamily {
+    name: "vit",
+    paper: "Dosovitskiy et al. 2020, An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+    reference: "torchvision.models.vision_transformer",
+    architectures: &[
+        Architecture {
+            name: "vit_b_16",
+            timm: Some("vit_base_patch16_224"),
+            declare: |d| VisionTransformer::declare(d, &BASE_16, &TORCHVISION),
+            ..LIKE_TORCHVISION
+        },
+        Architecture {
+            name: "vit_b_32",
+            timm: Some("vit_base_patch32_224"),
+            smallest: 32,
+            patch: Some(32),
+            declare: |d| VisionTransformer::declare(d, &Sizes { patch: 32, ..BASE_16 }, &TORCHVISION),
+            ..LIKE_TORCHVISION
+        },
+        Architecture {
+            name: "vit_l_16",
+            timm: Some("vit_large_patch16_224"),
+            preprocessing: Preprocessing::imagenet(242, 224, Interpolation::Bilinear),
+            declare: |d| VisionTransformer::declare(d, &LARGE_16, &TORCHVISION),
+            ..LIKE_TORCHVISION
+        },
+        Architecture {
+            name: "vit_l_32",
+            timm: Some("vit_large_patch32_224"),
+            smallest: 32,
+            patch: Some(32),
+            declare: |d| VisionTransformer::declare(d, &Sizes { patch: 32, ..LARGE_16 }, &TORCHVISION),
+            ..LIKE_TORCHVISION
+        },
+        Architecture {
+            name: "vit_h_14",
+            timm: Some("vit_huge_patch14_224"),
+            smallest: 14,
+            patch: Some(14),
+            declare: |d| VisionTransformer::declare(d, &HUGE_14, &TORCHVISION),
+            ..LIKE_TORCHVISION
+        },
+        Architecture {
+            name: "vit_tiny_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &TINY_16, &TIMM),
+            ..LIKE_TIMM
+        },
+        Architecture {
+            name: "vit_small_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &SMALL_16, &TIMM),
+            ..LIKE_TIMM
+        },
+        Architecture {
+            name: "vit_small_patch32_224",
+            smallest: 32,
+            patch: Some(32),
+            declare: |d| VisionTransformer::declare(d, &Sizes { patch: 32, ..SMALL_16 }, &TIMM),
+            ..LIKE_TIMM
+        },
+        Architecture {
+            name: "vit_base_patch16_384",
+            preprocessing: HALVES_384,
+            declare: |d| VisionTransformer::declare(d, &BASE_16, &TIMM),
+            ..LIKE_TIMM
+        },
+        Architecture {
+            name: "vit_large_patch16_384",
+            preprocessing: HALVES_384,
+            declare: |d| VisionTransformer::declare(d, &LARGE_16, &TIMM),
+            ..LIKE_TIMM
+        },
+    ],
+    hugging_face: Some(HuggingFace {
+        model_type: "vit",
+        prefix: "vit.",
+        image_classification: "ViTForImageClassification",
+        architecture: |config| described(config, &KNOWN_VIT),
+        layer_norm_eps: Some(1e-12),
+    }),
+};
+
+pub(super) static DEIT: ImageFamily = ImageFamily {
+    name: "deit",
+    paper: "Touvron et al. 2020, Training data-efficient image transformers & distillation through attention",
+    reference: "timm.models.deit",
+    architectures: &[
+        Architecture {
+            name: "deit_tiny_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &TINY_16, &TIMM),
+            ..LIKE_DEIT
+        },
+        Architecture {
+            name: "deit_small_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &SMALL_16, &TIMM),
+            ..LIKE_DEIT
+        },
+        Architecture { name: "deit_base_patch16_224", ..LIKE_DEIT },
+        Architecture {
+            name: "deit_base_patch16_384",
+            preprocessing: Preprocessing::imagenet(384, 384, Interpolation::Bicubic),
+            ..LIKE_DEIT
+        },
+        Architecture {
+            name: "deit_tiny_distilled_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &distilled(TINY_16, true), &TIMM),
+            ..LIKE_DEIT
+        },
+        Architecture {
+            name: "deit_small_distilled_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &distilled(SMALL_16, true), &TIMM),
+            ..LIKE_DEIT
+        },
+        Architecture {
+            name: "deit_base_distilled_patch16_224",
+            declare: |d| VisionTransformer::declare(d, &distilled(BASE_16, true), &TIMM),
+            ..LIKE_DEIT
+        },
+        Architecture {
+            name: "deit_base_distilled_patch16_384",
+            preprocessing: Preprocessing::imagenet(384, 384, Interpolation::Bicubic),
+            declare: |d| VisionTransformer::declare(d, &distilled(BASE_16, true), &TIMM),
+            ..LIKE_DEIT
+        },
+        // `DeiTForImageClassification` of `transformers` has the distillation token, but one head.
+        Architecture {
+            name: "deit_tiny_distilled_patch16_224_one_head",
+            declare: |d| VisionTransformer::declare(d, &distilled(TINY_16, false), &TIMM),
+            ..ONE_HEAD
+        },
+        Architecture {
+            name: "deit_small_distilled_patch16_224_one_head",
+            declare: |d| VisionTransformer::declare(d, &distilled(SMALL_16, false), &TIMM),
+            ..ONE_HEAD
+        },
+        Architecture { name: "deit_base_distilled_patch16_224_one_head", ..ONE_HEAD },
+    ],
+    hugging_face: Some(HuggingFace {
+        model_type: "deit",
+        prefix: "deit.",
+        image_classification: "DeiTForImageClassification",
+        architecture: |config| described(config, &KNOWN_DEIT),
+        layer_norm_eps: Some(1e-12),
+    }),
+};
+
+/// What the models that torchvision has have in common.
+const LIKE_TORCHVISION: Architecture = Architecture {
+    name: "",
+    timm: None,
+    preprocessing: Preprocessing::imagenet(256, 224, Interpolation::Bilinear),
+    smallest: 16,
+    patch: Some(16),
+    declare: |d| VisionTransformer::declare(d, &BASE_16, &TORCHVISION),
+    from_timm: || Some(from_timm()),
+    from_hugging_face: || Some(from_hugging_face("vit.", &TORCHVISION)),
+};
+
+/// timm's mean and deviation of ViT's channels.
+const HALVES: Preprocessing = Preprocessing {
+    mean: [0.5; 3],
+    std: [0.5; 3],
+    ..Preprocessing::imagenet(248, 224, Interpolation::Bicubic)
+};
+
+const HALVES_384: Preprocessing =
+    Preprocessing { resize: Resize::ShorterEdge(384), crop: [384; 2], ..HALVES };
+
+/// What those that only timm has have in common.
+const LIKE_TIMM: Architecture = Architecture {
+    preprocessing: HALVES,
+    declare: |d| VisionTransformer::declare(d, &BASE_16, &TIMM),
+    from_timm: same_names,
+    from_hugging_face: || Some(from_hugging_face("vit.", &TIMM)),
+    ..LIKE_TORCHVISION
+};
+
+const LIKE_DEIT: Architecture = Architecture {
+    preprocessing: Preprocessing::imagenet(248, 224, Interpolation::Bicubic),
+    from_hugging_face: not_there,
+    ..LIKE_TIMM
+};
+
+const ONE_HEAD: Architecture = Architecture {
+    preprocessing: Preprocessing {
+        resize: Resize::Exact([256; 2]),
+        ..Preprocessing::imagenet(256, 224, Interpolation::Bicubic)
+    },
+    declare: |d| VisionTransformer::declare(d, &distilled(BASE_16, false), &TIMM),
+    from_timm: not_there,
+    from_hugging_face: || Some(from_hugging_face("deit.", &TIMM)),
+    ..LIKE_DEIT
+};
+
+/// What tells the members of the families apart.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Rows and columns of a patch.
+    patch: usize,
+    width: usize,
+    depth: usize,
+    heads: usize,
+    /// A second token, which learns from a teacher, and whether it has a head of its own.
+    distillation: Option<bool>,
+}
+
+const TINY_16: Sizes = Sizes { patch: 16, width: 192, depth: 12, heads: 3, distillation: None };
+const SMALL_16: Sizes = Sizes { width: 384, heads: 6, ..TINY_16 };
+const BASE_16: Sizes = Sizes { width: 768, heads: 12, ..TINY_16 };
+const LARGE_16: Sizes = Sizes { width: 1024, depth: 24, heads: 16, ..TINY_16 };
+const HUGE_14: Sizes = Sizes { patch: 14, width: 1280, depth: 32, heads: 16, distillation: None };
+
+const fn distilled(sizes: Sizes, own_head: bool) -> Sizes {
+    Sizes { distillation: Some(own_head), ..sizes }
+}
+
+/// torchvision's and timm's ε; Hugging Face's configurations have their own.
+const EPS: f32 = 1e-6;
+/// The references draw from a normal that is cut off at 2, a hundred deviations away.
+const NORMAL: Initialization = Initialization::Normal { std: 0.02 };
+/// The feed-forward's hidden layer over the width.
+const EXPANSION: usize = 4;
+
+/// An ecosystem's names.
+struct Names {
+    layout: Layout,
+    class_token: &'static str,
+    positions: &'static str,
+    patches: &'static str,
+    input_weight: &'static str,
+    /// What stands before a block's number.
+    blocks: &'static str,
+    attention_norm: &'static str,
+    /// The module of query, key and value together, its weight and its bias.
+    attention: [&'static str; 3],
+    projection: &'static str,
+    feed_forward_norm: &'static str,
+    feed_forward: [&'static str; 2],
+    norm: &'static str,
+    head: &'static str,
+}
+
+const TORCHVISION: Names = Names {
+    layout: Layout::Torchvision,
+    class_token: "class_token",
+    positions: "encoder.pos_embedding",
+    patches: "conv_proj",
+    input_weight: "conv_proj.weight",
+    blocks: "encoder.layers.encoder_layer_",
+    attention_norm: "ln_1",
+    attention: ["self_attention", "self_attention.in_proj_weight", "self_attention.in_proj_bias"],
+    projection: "self_attention.out_proj",
+    feed_forward_norm: "ln_2",
+    feed_forward: ["mlp.0", "mlp.3"],
+    norm: "encoder.ln",
+    head: "heads.head",
+};
+
+const TIMM: Names = Names {
+    layout: Layout::Timm,
+    class_token: "cls_token",
+    positions: "pos_embed",
+    patches: "patch_embed.proj",
+    input_weight: "patch_embed.proj.weight",
+    blocks: "blocks.",
+    attention_norm: "norm1",
+    attention: ["attn.qkv", "attn.qkv.weight", "attn.qkv.bias"],
+    projection: "attn.proj",
+    feed_forward_norm: "norm2",
+    feed_forward: ["mlp.fc1", "mlp.fc2"],
+    norm: "norm",
+    head: "head",
+};
+
+/// timm's names of what torchvision doesn't have.
+const DISTILLATION_TOKEN: &str = "dist_token";
+const DISTILLATION_HEAD: &str = "head_dist";
+
+/// The rows of the last block that the head reads: the tokens before the patches.
+#[derive(Clone)]
+struct Wanted {
+    indices: Arc<Vec<u32>>,
+    rows: Rows,
+}
+
+/// Attention and feed-forward, each over normalized rows and beside a shortcut.
+struct Block {
+    attention_norm: LayerNorm,
+    attention: Linear,
+    projection: Linear,
+    feed_forward_norm: LayerNorm,
+    feed_forward: FeedForward,
+    heads: usize,
+    sites: [Site; 2],
+    drop_path: f32,
+}
+
+impl Block {
+    fn declare(
+        builder: &mut ParameterBuilder,
+        path: &str,
+        names: &Names,
+        sizes: &Sizes,
+        eps: f32,
+        drop_path: f32,
+    ) -> Self {
+        let width = sizes.width;
+        let name = |part: &str| format!("{path}.{part}");
+        let [attention, weight, bias] = names.attention.map(name);
+        let [first, second] = names.feed_forward.map(name);
+        Self {
+            attention_norm: LayerNorm::declare(builder, &name(names.attention_norm), width, eps),
+            attention: Linear::declare_as(builder, &attention, [weight, bias], [width, 3 * width], NORMAL),
+            projection: Linear::declare(builder, &name(names.projection), width, width, NORMAL),
+            feed_forward_norm: LayerNorm::declare(builder, &name(names.feed_forward_norm), width, eps),
+            feed_forward: FeedForward {
+                first: Linear::declare(builder, &first, width, EXPANSION * width, NORMAL),
+                activation: Activation::GeluErf,
+                second: Linear::declare(builder, &second, EXPANSION * width, width, NORMAL),
+            },
+            heads: sizes.heads,
+            sites: ["drop_path1", "drop_path2"].map(|part| builder.site(&name(part))),
+            drop_path,
+        }
+    }
+
+    /// The block's output for all `rows`, or for the `wanted` ones alone: keys and values are needed of every row.
+    fn forward(
+        &self,
+        forward: &mut Forward<'_>,
+        x: &Var,
+        [rows, pictures]: [&Rows; 2],
+        wanted: Option<&Wanted>,
+    ) -> Var {
+        let normed = self.attention_norm.forward(forward, x);
+        let qkv = self.attention.forward(forward, &normed, Activation::Identity, rows);
+        drop(normed);
+        let (queries, asking, shortcut) = match wanted {
+            None => (None, rows, x.clone()),
+            Some(Wanted { indices, rows }) => {
+                let shortcut = forward.tape().gather_rows(x, Arc::clone(indices));
+                (Some(Arc::clone(indices)), rows, shortcut)
+            }
+        };
+        let shape = AttentionShape {
+            heads: self.heads,
+            scale: 1.0 / ((x.tensor().width() / self.heads) as f32).sqrt(),
+            causal: false,
+            query_offsets: Arc::clone(&asking.offsets),
+            key_offsets: Arc::clone(&rows.offsets),
+        };
+        let attended = forward.tape().self_attention(&shape, &qkv, queries, None);
+        drop(qkv);
+        let projected = self.projection.forward(forward, &attended, Activation::Identity, asking);
+        drop(attended);
+        let x = self.add(forward, &shortcut, projected, self.sites[0], pictures);
+        drop(shortcut);
+        let normed = self.feed_forward_norm.forward(forward, &x);
+        let fed = self.feed_forward.forward(forward, &normed, asking);
+        drop(normed);
+        self.add(forward, &x, fed, self.sites[1], pictures)
+    }
+
+    /// `x + y`, `y` left out for some of the pictures by stochastic depth.
+    fn add(&self, forward: &mut Forward<'_>, x: &Var, mut y: Var, site: Site, pictures: &Rows) -> Var {
+        if let Some(factors) = forward.drop_path(site, self.drop_path, pictures, y.tensor().width()) {
+            y = forward.tape().scale_channels(&y, &factors);
+        }
+        forward.tape().add(x, &y)
+    }
+}
+
+struct VisionTransformer {
+    names: &'static Names,
+    class_token: ParameterId,
+    distillation_token: Option<ParameterId>,
+    positions: ParameterId,
+    patches: Conv2d,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    head: Linear,
+    distillation_head: Option<Linear>,
+    dropout: (Site, f32),
+    width: usize,
+}
+
+impl VisionTransformer {
+    fn declare(declare: &mut Declare<'_>, sizes: &Sizes, names: &'static Names) -> Box<dyn ImageNetwork> {
+        let Declare { builder, outputs, channels, size, dropout, drop_path, layer_norm_eps } = declare;
+        let &Sizes { patch, width, depth, distillation, .. } = sizes;
+        let eps = layer_norm_eps.unwrap_or(EPS);
+        let drop_path = drop_path.unwrap_or(0.0);
+        builder.begin_group("embeddings");
+        let class_token = builder.parameter(names.class_token, &[1, 1, width], NORMAL);
+        let distillation_token =
+            distillation.map(|_| builder.parameter(DISTILLATION_TOKEN, &[1, 1, width], NORMAL));
+        let tokens = 1 + usize::from(distillation.is_some()) + (*size / patch).pow(2);
+        let positions = builder.parameter(names.positions, &[1, tokens, width], NORMAL);
+        let parameters = Conv2dParameters { stride: [patch; 2], ..Conv2dParameters::default() };
+        let tiles = ConvSizes { input: *channels, output: width, kernel: [patch; 2], parameters };
+        let patches = Conv2d::declare_with_bias(builder, names.patches, tiles, NORMAL);
+        let blocks = (0..depth)
+            .map(|index| {
+                let path = format!("{}{index}", names.blocks);
+                builder.begin_group(&path);
+                let drop_path = drop_path * index as f32 / (depth - 1).max(1) as f32;
+                Block::declare(builder, &path, names, sizes, eps, drop_path)
+            })
+            .collect();
+        // The last block's group has the norm too: alone it would be a group of two vectors.
+        let norm = LayerNorm::declare(builder, names.norm, width, eps);
+        builder.begin_group("head");
+        let head = Linear::declare(builder, names.head, width, *outputs, NORMAL);
+        let distillation_head = (distillation == Some(true))
+            .then(|| Linear::declare(builder, DISTILLATION_HEAD, width, *outputs, NORMAL));
+        let dropout = (builder.site("head_drop"), dropout.unwrap_or(0.0));
+        Box::new(Self {
+            names,
+            class_token,
+            distillation_token,
+            positions,
+            patches,
+            blocks,
+            norm,
+            head,
+            distillation_head,
+            dropout,
+            width,
+        })
+    }
+
+    /// The rows that enter the first block, picture by picture: class token, distillation token, patches, each with the
+    /// embedding of its position.
+    fn embed(&self, forward: &mut Forward<'_>, x: &Var, pictures: &Rows) -> Var {
+        let batch = pictures.sequences();
+        let patches = self.patches.forward(forward, x);
+        let first = Arc::new(vec![0; batch]);
+        let mut parts = Vec::new();
+        for token in [Some(self.class_token), self.distillation_token].into_iter().flatten() {
+            let table = forward.parameter(token);
+            parts.push(forward.tape().embedding(&[(&table, Arc::clone(&first))]));
+        }
+        parts.push(patches);
+        let x = forward.tape().concat_rows(&parts.iter().collect::<Vec<_>>(), batch);
+        drop(parts);
+        let table = forward.parameter(self.positions);
+        let tokens = table.tensor().rows();
+        assert_eq!(x.tensor().rows(), batch * tokens, "declared for pictures of another size");
+        let positions = (0..batch).flat_map(|_| 0..tokens as u32).collect();
+        let positions = forward.tape().embedding(&[(&table, Arc::new(positions))]);
+        forward.tape().add(&x, &positions)
+    }
+
+    /// Tokens of a picture that the head reads.
+    fn tokens_read(&self) -> usize {
+        1 + usize::from(self.distillation_head.is_some())
+    }
+
+    fn wanted(&self, rows: &Rows) -> Wanted {
+        let read = self.tokens_read() as u32;
+        let starts = &rows.offsets[..rows.sequences()];
+        let indices: Vec<u32> = starts.iter().flat_map(|&start| start..start + read).collect();
+        let keys = indices.iter().map(|&row| rows.keys[row as usize]).collect();
+        let offsets = (0..=starts.len() as u32).map(|picture| picture * read).collect();
+        let rows = Rows { offsets: Arc::new(offsets), keys: Arc::new(keys) };
+        Wanted { indices: Arc::new(indices), rows }
+    }
+}
+
+impl ImageNetwork for VisionTransformer {
+    /// The map is one row of the tokens that the head reads, [batch, 1, tokens, width].
+    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, pictures: &Rows) -> Trunk {
+        let mut x = self.embed(forward, x, pictures);
+        let rows = pictures.spread(x.tensor().rows());
+        let wanted = self.wanted(&rows);
+        for (index, block) in self.blocks.iter().enumerate() {
+            let (rows, pictures) = (rows.clone(), pictures.clone());
+            let wanted = (index + 1 == self.blocks.len()).then(|| wanted.clone());
+            x = forward
+                .block(&x, move |forward, x| block.forward(forward, x, [&rows, &pictures], wanted.as_ref()));
+        }
+        x.reshape([pictures.sequences(), 1, self.tokens_read(), self.width]).into()
+    }
+
+    /// The normalized tokens, [batch · tokens, width].
+    fn head_input(&self, forward: &mut Forward<'_>, map: &Var, _rows: &Rows) -> Var {
+        let tokens = map.reshape([map.tensor().rows(), self.width]);
+        self.norm.forward(forward, &tokens)
+    }
+
+    fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {
+        let batch = rows.sequences();
+        let heads = [Some(&self.head), self.distillation_head.as_ref()];
+        let read = self.tokens_read() as u32;
+        let mut logits = Vec::new();
+        for (token, head) in (0..).zip(heads.into_iter().flatten()) {
+            let indices = (0..batch as u32).map(|picture| picture * read + token).collect();
+            let features = match read {
+                1 => input.clone(),
+                _ => forward.tape().gather_rows(input, Arc::new(indices)),
+            };
+            let spec = forward.dropout_spec(self.dropout.0, self.dropout.1, rows);
+            let dropped = forward.tape().dropout(&features, spec);
+            logits.push(head.forward(forward, &dropped, Activation::Identity, rows));
+        }
+        if let [logits] = logits.as_slice() {
+            return logits.clone();
+        }
+        let both = forward.tape().concat_rows(&logits.iter().collect::<Vec<_>>(), batch);
+        let offsets = (0..=batch as u32).map(|picture| picture * read).collect();
+        forward.tape().pool(&both, &Arc::new(offsets), Pooling::Mean)
+    }
+
+    fn feature_dim(&self) -> usize {
+        self.width
+    }
+
+    fn output_layers(&self) -> Vec<String> {
+        let heads = [Some(&self.head), self.distillation_head.as_ref()];
+        heads.into_iter().flatten().map(|head| head.name().to_owned()).collect()
+    }
+
+    fn input_weight(&self) -> &'static str {
+        self.names.input_weight
+    }
+
+    fn own_layout(&self) -> Layout {
+        self.names.layout
+    }
+
+    fn position_table(&self) -> Option<PositionTable> {
+        let tokens = 1 + usize::from(self.distillation_token.is_some());
+        Some(PositionTable { name: self.names.positions, tokens })
+    }
+
+    /// torchvision's published weights are from before it renamed the layers of the feed-forward.
+    fn older_name(&self, name: &str) -> Option<String> {
+        let older = |now: &str, then: &str| name.contains(now).then(|| name.replace(now, then));
+        older(".mlp.0.", ".mlp.linear_1.").or_else(|| older(".mlp.3.", ".mlp.linear_2."))
+    }
+}
+
+/// Hidden size, blocks, heads and patch of a `ViTConfig`, and the name of what has them.
+type Known = [([usize; 4], &'static str)];
+
+const KNOWN_VIT: [([usize; 4], &str); 8] = [
+    ([768, 12, 12, 16], "vit_b_16"),
+    ([768, 12, 12, 32], "vit_b_32"),
+    ([1024, 24, 16, 16], "vit_l_16"),
+    ([1024, 24, 16, 32], "vit_l_32"),
+    ([1280, 32, 16, 14], "vit_h_14"),
+    ([192, 12, 3, 16], "vit_tiny_patch16_224"),
+    ([384, 12, 6, 16], "vit_small_patch16_224"),
+    ([384, 12, 6, 32], "vit_small_patch32_224"),
+];
+
+const KNOWN_DEIT: [([usize; 4], &str); 3] = [
+    ([768, 12, 12, 16], "deit_base_distilled_patch16_224_one_head"),
+    ([384, 12, 6, 16], "deit_small_distilled_patch16_224_one_head"),
+    ([192, 12, 3, 16], "deit_tiny_distilled_patch16_224_one_head"),
+];
+
+/// The member of a family that a `ViTConfig` or `DeiTConfig` describes.
+fn described(config: &ModelConfig, known: &Known) -> Result<&'static str, ModelError> {
+    let refuse = |key: &'static str, problem: &str| {
+        let value = config.get(key).map_or_else(|| "(absent)".to_owned(), ToString::to_string);
+        Err(ModelError::Config { key, value, problem: problem.to_owned() })
+    };
+    let size =
+        |key: &str, default: usize| Ok::<_, ModelError>(config.optional_integer(key)?.unwrap_or(default));
+    let width = size("hidden_size", 768)?;
+    let sizes =
+        [width, size("num_hidden_layers", 12)?, size("num_attention_heads", 12)?, size("patch_size", 16)?];
+    let Some((_, name)) = known.iter().find(|(theirs, _)| *theirs == sizes) else {
+        return refuse("hidden_size", "no registered model has this width, depth, heads and patches");
+    };
+    if size("intermediate_size", 3072)? != EXPANSION * width {
+        return refuse("intermediate_size", "only four times the hidden size is supported");
+    }
+    if config.optional_string("hidden_act")?.unwrap_or("gelu") != "gelu" {
+        return refuse("hidden_act", "only \"gelu\" is supported");
+    }
+    if !config.optional_boolean("qkv_bias")?.unwrap_or(true) {
+        return refuse("qkv_bias", "only true is supported");
+    }
+    for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+        if config.optional_number(key)?.unwrap_or(0.0) != 0.0 {
+            return refuse(key, "only 0, as published models have it, is supported; set it to 0");
+        }
+    }
+    Ok(name)
+}
+
+/// From timm's names to torchvision's.
+fn from_timm() -> Transform {
+    let (theirs, ours) = (&TIMM, &TORCHVISION);
+    let block = |names: &Names, part: &str| format!("{}*.{part}", names.blocks);
+    let mut rules = vec![
+        Rule::rename(theirs.class_token, ours.class_token),
+        Rule::rename(theirs.positions, ours.positions),
+    ];
+    for part in [1, 2] {
+        let name = |names: &Names| block(names, names.attention[part]);
+        rules.push(Rule::rename(&name(theirs), &name(ours)));
+    }
+    let mut module = |name: &dyn Fn(&Names) -> String| {
+        rules.push(Rule::rename(&format!("{}.*", name(theirs)), &format!("{}.*", name(ours))));
+    };
+    module(&|names| names.patches.to_owned());
+    module(&|names| block(names, names.attention_norm));
+    module(&|names| block(names, names.projection));
+    module(&|names| block(names, names.feed_forward_norm));
+    module(&|names| block(names, names.feed_forward[0]));
+    module(&|names| block(names, names.feed_forward[1]));
+    module(&|names| names.norm.to_owned());
+    module(&|names| names.head.to_owned());
+    Transform::new(rules)
+}
+
+/// From the names of `transformers`, which has query, key and value one by one, below `prefix`.
+fn from_hugging_face(prefix: &str, ours: &Names) -> Transform {
+    let below = |name: &str| format!("{prefix}{name}");
+    let block = |part: &str| below(&format!("encoder.layer.*.{part}"));
+    let mut rules = Vec::new();
+    for (index, kind) in ["weight", "bias"].into_iter().enumerate() {
+        let part = |part: &str| block(&format!("attention.attention.{part}.{kind}"));
+        rules.push(Rule::Join {
+            parts: ["query", "key", "value"].map(part).into(),
+            sizes: PartSizes::Equal,
+            axis: 0,
+            whole: format!("{}*.{}", ours.blocks, ours.attention[index + 1]),
+        });
+    }
+    rules.push(Rule::rename(&below("embeddings.cls_token"), ours.class_token));
+    rules.push(Rule::rename(&below("embeddings.distillation_token"), DISTILLATION_TOKEN));
+    rules.push(Rule::rename(&below("embeddings.position_embeddings"), ours.positions));
+    let mut module = |from: String, to: String| {
+        rules.push(Rule::rename(&format!("{from}.*"), &format!("{to}.*")));
+    };
+    module(below("embeddings.patch_embeddings.projection"), ours.patches.to_owned());
+    for (from, to) in [
+        ("layernorm_before", ours.attention_norm),
+        ("attention.output.dense", ours.projection),
+        ("layernorm_after", ours.feed_forward_norm),
+        ("intermediate.dense", ours.feed_forward[0]),
+        ("output.dense", ours.feed_forward[1]),
+    ] {
+        module(block(from), format!("{}*.{to}", ours.blocks));
+    }
+    module(below("layernorm"), ours.norm.to_owned());
+    module("classifier".to_owned(), ours.head.to_owned());
+    Transform::new(rules)
+}
