@@ -287,6 +287,81 @@ fn every_layout_gives_back_what_it_was_made_from() {
 }
 
 #[test]
+fn torchvisions_transformer_reads_the_names_of_timm_and_of_hugging_face() {
+    const TIMM: &[(&str, &str)] = &[
+        ("cls_token", "class_token"),
+        ("pos_embed", "encoder.pos_embedding"),
+        ("patch_embed.proj.weight", "conv_proj.weight"),
+        ("blocks.11.norm1.bias", "encoder.layers.encoder_layer_11.ln_1.bias"),
+        ("blocks.11.attn.qkv.weight", "encoder.layers.encoder_layer_11.self_attention.in_proj_weight"),
+        ("blocks.11.attn.qkv.bias", "encoder.layers.encoder_layer_11.self_attention.in_proj_bias"),
+        ("blocks.11.attn.proj.weight", "encoder.layers.encoder_layer_11.self_attention.out_proj.weight"),
+        ("blocks.11.norm2.weight", "encoder.layers.encoder_layer_11.ln_2.weight"),
+        ("blocks.11.mlp.fc1.weight", "encoder.layers.encoder_layer_11.mlp.0.weight"),
+        ("blocks.11.mlp.fc2.bias", "encoder.layers.encoder_layer_11.mlp.3.bias"),
+        ("norm.weight", "encoder.ln.weight"),
+        ("head.bias", "heads.head.bias"),
+    ];
+    // Query, key and value become one.
+    const HUGGING_FACE: &[(&str, &str)] = &[
+        ("embeddings.cls_token", "class_token"),
+        ("embeddings.position_embeddings", "encoder.pos_embedding"),
+        ("embeddings.patch_embeddings.projection.bias", "conv_proj.bias"),
+        ("encoder.layer.3.layernorm_before.bias", "encoder.layers.encoder_layer_3.ln_1.bias"),
+        (
+            "encoder.layer.3.attention.attention.query.weight",
+            "encoder.layers.encoder_layer_3.self_attention.in_proj_weight",
+        ),
+        (
+            "encoder.layer.3.attention.attention.key.weight",
+            "encoder.layers.encoder_layer_3.self_attention.in_proj_weight",
+        ),
+        (
+            "encoder.layer.3.attention.attention.value.weight",
+            "encoder.layers.encoder_layer_3.self_attention.in_proj_weight",
+        ),
+        (
+            "encoder.layer.3.attention.output.dense.weight",
+            "encoder.layers.encoder_layer_3.self_attention.out_proj.weight",
+        ),
+        ("encoder.layer.3.layernorm_after.weight", "encoder.layers.encoder_layer_3.ln_2.weight"),
+        ("encoder.layer.3.intermediate.dense.weight", "encoder.layers.encoder_layer_3.mlp.0.weight"),
+        ("encoder.layer.3.output.dense.weight", "encoder.layers.encoder_layer_3.mlp.3.weight"),
+        ("layernorm.bias", "encoder.ln.bias"),
+    ];
+    let architecture = vision::architecture("vit_b_16").unwrap();
+    let (model, builder) = declare(architecture, 3);
+    let declared: HashSet<&str> = builder.declarations().iter().map(|d| d.name.as_str()).collect();
+    let prefixed: Vec<(String, &str)> =
+        HUGGING_FACE.iter().map(|(theirs, ours)| (format!("vit.{theirs}"), *ours)).collect();
+    let prefixed: Vec<(&str, &str)> =
+        prefixed.iter().map(|(theirs, ours)| (theirs.as_str(), *ours)).collect();
+    for (layout, names) in
+        [(Layout::Timm, TIMM), (Layout::HuggingFace, HUGGING_FACE), (Layout::HuggingFace, &prefixed)]
+    {
+        let shape = [1];
+        let tensors: Vec<retune_checkpoint::NamedTensor<'_>> = names
+            .iter()
+            .map(|(name, _)| retune_checkpoint::NamedTensor {
+                name,
+                shape: &shape,
+                data: retune_checkpoint::TensorData::F32(&[0.5]),
+            })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        retune_checkpoint::save_safetensors(&path, &tensors, &Default::default()).unwrap();
+        let weights = retune_checkpoint::Weights::open(&path).unwrap();
+        let config = ImageConfig { layout: Some(layout), ..ImageConfig::new(architecture) };
+        let (source, _) = model.source(&builder, &config, &weights).unwrap();
+        let found: HashSet<&str> = source.names().collect();
+        let expected: HashSet<&str> = names.iter().map(|(_, ours)| *ours).collect();
+        assert_eq!(found, expected, "{layout:?}");
+        assert!(expected.is_subset(&declared));
+    }
+}
+
+#[test]
 fn a_recalibrated_network_computes_what_it_did_and_has_true_statistics() {
     let architecture = vision::architecture("resnet18").unwrap();
     let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());

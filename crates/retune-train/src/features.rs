@@ -235,6 +235,23 @@ pub(crate) fn logits<'s>(
     }
 }
 
+/// What a training step's loss is of, as [`Trainee::trained_logits`] has it: from features where these are kept, which is
+/// where no auxiliary head trains.
+pub(crate) fn trained_logits<'s>(
+    features: Option<&Prefix>,
+    trainee: &'s dyn Trainee,
+    forward: &mut Forward<'s>,
+    batch: SampleBatch<'_>,
+) -> Vec<(Var, f32)> {
+    let model: Option<&'s dyn Cut> = trainee.cut();
+    match (features, model) {
+        (Some(prefix), Some(model)) if model.is_worth_keeping(batch.split, true, prefix.cut()) => {
+            vec![(prefix.logits(forward, trainee, model, batch), 1.0)]
+        }
+        _ => trainee.trained_logits(forward, batch),
+    }
+}
+
 /// Makes the samples of a batch ready whose features are not kept, and begins with those of the next: the others are
 /// not read at all.
 ///

@@ -10,7 +10,9 @@ use retune_data::image::{
     Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Mixing, PairMix, Picture,
     PictureFacts, PictureLoader, PictureProblem, Pixels, Place, ViewKey, thumbnail,
 };
-use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
+use retune_models::vision::{
+    AUXILIARY_WEIGHT, ImageBatch, ImageClassifier, ImageConfig, ImageOutputs, Layout,
+};
 use retune_nn::{Forward, ParameterStore, Randomness, Rows};
 use retune_tasks::ProblemType;
 use retune_tensor::{Context, Tensor};
@@ -204,14 +206,26 @@ impl ImageViews {
         pictures: impl ExactSizeIterator<Item = Option<&'p Pixels>>,
         first_occurrence: u32,
     ) -> Var {
+        let inputs = self.inputs(forward, pictures, first_occurrence);
+        let logits = model.logits(forward, &inputs);
+        let per_picture = self.per_picture(forward.is_training());
+        self.average(forward, logits, per_picture)
+    }
+
+    /// What a pass over pictures begins with: in training their mixed views.
+    fn inputs<'p>(
+        &self,
+        forward: &Forward<'_>,
+        pictures: impl ExactSizeIterator<Item = Option<&'p Pixels>>,
+        first_occurrence: u32,
+    ) -> ImageBatch {
         let per_picture = self.per_picture(forward.is_training());
         let occurrences = occurrences(pictures.len(), per_picture, first_occurrence);
         let mut pixels = self.batch(forward.context(), pictures, per_picture);
         if let Some(randomness) = forward.randomness() {
             self.mix(&mut pixels, randomness, first_occurrence);
         }
-        let logits = model.logits(forward, &ImageBatch::new(pixels, &occurrences));
-        self.average(forward, logits, per_picture)
+        ImageBatch::new(pixels, &occurrences)
     }
 
     /// Whether a training picture is seen in the same view again, and as no other's part.
@@ -239,6 +253,20 @@ impl ImageViews {
         // Which view comes first is the seed's; what the views are is not.
         let view = (step / steps_per_epoch.max(1)).wrapping_add(seed) % views.max(1);
         Some(ViewKey { seed: u64::from_le_bytes(content), step: view, occurrence: 0 })
+    }
+
+    /// Logits of pictures in training, with those of an auxiliary head, and the share of each one's loss.
+    pub fn trained_logits<'s, 'p>(
+        &self,
+        model: &'s ImageClassifier,
+        forward: &mut Forward<'s>,
+        pictures: impl ExactSizeIterator<Item = Option<&'p Pixels>>,
+        first_occurrence: u32,
+    ) -> Vec<(Var, f32)> {
+        let inputs = self.inputs(forward, pictures, first_occurrence);
+        let ImageOutputs { logits, auxiliary } = model.outputs(forward, &inputs);
+        let auxiliary = auxiliary.map(|auxiliary| (auxiliary, AUXILIARY_WEIGHT));
+        [(logits, 1.0)].into_iter().chain(auxiliary).collect()
     }
 
     /// Normalized inputs, [pictures · per_picture, height, width, channels].
@@ -396,15 +424,24 @@ impl Trainee for ImageTrainee {
         self.views.logits(&self.model, forward, pictures, first_occurrence)
     }
 
+    fn trained_logits<'s>(&'s self, forward: &mut Forward<'s>, batch: SampleBatch<'_>) -> Vec<(Var, f32)> {
+        let SampleBatch { split, samples, first_occurrence } = batch;
+        let views: Vec<View> = self.keys(split, samples, first_occurrence, forward.randomness()).collect();
+        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
+        let pictures = views.iter().map(|view| ready.get(view));
+        self.views.trained_logits(&self.model, forward, pictures, first_occurrence)
+    }
+
     fn cut(&self) -> Option<&dyn Cut> {
         Some(self)
     }
 }
 
 impl Cut for ImageTrainee {
-    /// Evaluation always sees a picture alike; training does where nothing is random, or a fixed set of views is drawn.
+    /// Evaluation always sees a picture alike; training does where nothing is random, or a fixed set of views is drawn. An
+    /// auxiliary head has no place in a path that is cut.
     fn is_worth_keeping(&self, split: Split, is_training: bool, cut: usize) -> bool {
-        let is_alike = !is_training || self.views.repeat();
+        let is_alike = !is_training || self.views.repeat() && !self.model.has_auxiliary_above(cut);
         // Features of training pictures are as long as training makes them.
         let has_length = is_training == (split == Split::Train) || self.views.per_picture(is_training) == 1;
         is_alike && has_length && !self.cut_shape(cut).is_empty()
@@ -428,7 +465,8 @@ impl Cut for ImageTrainee {
     }
 
     fn signature(&self) -> String {
-        self.model.architecture().name.to_owned()
+        let eps = self.config.layer_norm_eps.map(|eps| format!(" {eps}")).unwrap_or_default();
+        format!("{}{eps}", self.model.architecture().name)
     }
 
     fn sample_hash(&self, split: Split, sample: u32, randomness: Option<Randomness>) -> SampleHash {
@@ -473,5 +511,61 @@ impl Cut for ImageTrainee {
         let x = Var::constant(features.reshape(shape.as_slice()));
         let logits = self.model.logits_above_cut(forward, x, &rows, cut);
         self.views.average(forward, logits, per_picture)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::AugmentationSection;
+    use retune_data::image::{Fit, Interpolation};
+    use retune_models::vision::{self, ImageClassifierParts};
+    use retune_nn::{Environment, ParameterBuilder, Trainable};
+
+    /// The shares of the losses of a step on two pictures of `size` pixels, where the layer groups from `first` on train.
+    fn shares(size: usize, first: &str) -> Vec<f32> {
+        let mut config = ImageConfig::new(vision::architecture("inception_v3").unwrap());
+        config.set_size(size);
+        let parts =
+            ImageClassifierParts { config: &config, outputs: 3, channels: 3, dropout: None, drop_path: None };
+        let mut builder = ParameterBuilder::default();
+        let model = ImageClassifier::declare(&parts, &mut builder);
+        let context = Context::meta();
+        let store = builder.build_meta(&context);
+        let first = store.groups().iter().position(|group| group.name == first).unwrap();
+        let trainable = Trainable::new(&store, |_, declaration| declaration.group >= first);
+        let preprocessor = ImagePreprocessor {
+            size,
+            fit: Fit::Exact(size),
+            interpolation: Interpolation::Bilinear,
+            mean: vec![0.5; 3],
+            std: vec![0.5; 3],
+        };
+        let augmentation = AugmentationSection::default().to_augmentation();
+        let views = ImageViews {
+            preprocessor,
+            augmentation,
+            choice: ViewChoice::Fresh,
+            test_time: TestTime::None,
+            problem_type: ProblemType::SingleLabelClassification,
+        };
+        let mut forward = Forward::new(Environment {
+            context,
+            store: &store,
+            trainable: &trainable,
+            randomness: Some(Randomness { seed: 0, step: 0 }),
+            gradient_checkpointing: false,
+        });
+        let trained = views.trained_logits(&model, &mut forward, [None, None].into_iter(), 0);
+        assert!(trained.iter().all(|(logits, _)| logits.tensor().shape().sizes() == [2, 3]));
+        trained.into_iter().map(|(_, share)| share).collect()
+    }
+
+    #[test]
+    fn inceptions_auxiliary_head_has_four_tenths_of_its_loss_where_it_trains() {
+        assert_eq!(shares(299, "Mixed_6e"), [1.0, 0.4]);
+        assert_eq!(shares(299, "Mixed_7a"), [1.0]);
+        // Too small for its pooling.
+        assert_eq!(shares(107, "Mixed_6e"), [1.0]);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::TrainError;
 use crate::image::ImageTrainee;
 use crate::text::TextTrainee;
-use crate::trainee::{Cut, Fetch, Mixed, Split, Trainee};
+use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, Split, Trainee};
 
 /// A model with its data, of one of the modalities.
 pub enum ModalTrainee {
@@ -156,6 +156,10 @@ impl Trainee for ModalTrainee {
         first_occurrence: u32,
     ) -> Var {
         self.trainee().logits(forward, split, samples, first_occurrence)
+    }
+
+    fn trained_logits<'s>(&'s self, forward: &mut Forward<'s>, batch: SampleBatch<'_>) -> Vec<(Var, f32)> {
+        self.trainee().trained_logits(forward, batch)
     }
 
     fn cut(&self) -> Option<&dyn Cut> {

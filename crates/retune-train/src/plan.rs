@@ -377,11 +377,21 @@ impl<'a> Meter<'a> {
             randomness: Some(Randomness { seed: recipe.train.seed, step: 0 }),
             gradient_checkpointing: recipe.train.gradient_checkpointing,
         });
-        let logits = self.logits(&mut forward, Split::Train, samples, cut);
+        let trained = match cut {
+            Some(_) => vec![(self.logits(&mut forward, Split::Train, samples, cut), 1.0)],
+            None => {
+                let batch = SampleBatch { split: Split::Train, samples, first_occurrence: 0 };
+                trainee.trained_logits(&mut forward, batch)
+            }
+        };
         let targets: Vec<&Target> =
             samples.iter().map(|&sample| trainee.target(Split::Train, sample)).collect();
-        let loss = task.loss(&self.context, logits.tensor(), &targets, 1.0);
-        forward.into_tape().backward(vec![(logits, loss.dlogits)], &mut gradients);
+        let end = |(logits, share): (Var, f32)| {
+            let loss = task.loss(&self.context, logits.tensor(), &targets, 1.0 / share);
+            (logits, loss.dlogits)
+        };
+        let ends = trained.into_iter().map(end).collect();
+        forward.into_tape().backward(ends, &mut gradients);
         Measured {
             peak_bytes: pool.memory_use().peak - resting,
             operations: self.context.operations() - counted,

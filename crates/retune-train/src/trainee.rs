@@ -114,6 +114,12 @@ pub trait Trainee: Send + Sync {
         first_occurrence: u32,
     ) -> Var;
 
+    /// What a training step's loss is of: logits [samples, outputs], each with the share that its loss has. Those of
+    /// [`logits`](Self::logits) come first with share 1, then those of auxiliary heads.
+    fn trained_logits<'s>(&'s self, forward: &mut Forward<'s>, batch: SampleBatch<'_>) -> Vec<(Var, f32)> {
+        vec![(self.logits(forward, batch.split, batch.samples, batch.first_occurrence), 1.0)]
+    }
+
     /// How its path is cut, if it can be: then what a frozen prefix computes is kept and used again.
     fn cut(&self) -> Option<&dyn Cut> {
         None

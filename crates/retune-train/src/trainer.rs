@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
-use crate::features::{FeatureCache, Prefix, fetch, logits};
+use crate::features::{FeatureCache, Prefix, fetch, trained_logits};
 use crate::plan::{stage_steps, steps_per_epoch};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
@@ -323,19 +323,23 @@ impl Trainer<'_> {
             });
             let first_occurrence = done.samples as u32;
             let chosen = SampleBatch { split: Split::Train, samples, first_occurrence };
-            let logits = logits(run.features.as_deref(), self.trainee, &mut forward, chosen);
+            let trained = trained_logits(run.features.as_deref(), self.trainee, &mut forward, chosen);
             let targets: Vec<&Target> =
                 samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
-            let loss = self.batch_loss(logits.tensor(), &batch, &targets, total_weight);
-            if !loss.loss.is_finite() {
-                let position = loss.per_sample.iter().position(|loss| !loss.is_finite());
-                let named = position.map_or_else(|| samples.clone(), |position| vec![samples[position]]);
-                return Err(self.not_finite("the loss".to_owned(), &named));
+            let mut ends = Vec::with_capacity(trained.len());
+            for (logits, share) in trained {
+                let loss = self.batch_loss(logits.tensor(), &batch, &targets, total_weight / share);
+                if !loss.loss.is_finite() {
+                    let position = loss.per_sample.iter().position(|loss| !loss.is_finite());
+                    let named = position.map_or_else(|| samples.clone(), |position| vec![samples[position]]);
+                    return Err(self.not_finite("the loss".to_owned(), &named));
+                }
+                done.loss += loss.loss;
+                ends.push((logits, loss.dlogits));
             }
             let (tape, updates) = forward.finish();
             buffer_updates.push(updates);
-            tape.backward(vec![(logits, loss.dlogits)], gradients);
-            done.loss += loss.loss;
+            tape.backward(ends, gradients);
             done.samples += samples.len() as u64;
             done.tokens +=
                 samples.iter().map(|&s| u64::from(self.trainee.length(Split::Train, s))).sum::<u64>();

@@ -50,6 +50,10 @@ impl ImageClassifier {
         batch: &ImageBatch,
         outputs: &[usize],
     ) -> Vec<Option<HeatMap>> {
+        // What a transformer's head reads has no places.
+        if self.network().position_table().is_some() {
+            return vec![None; outputs.len()];
+        }
         let none = Trainable::none(store);
         let mut forward = Forward::new(Environment {
             context: context.clone(),

@@ -3,6 +3,7 @@
 use retune_nn::Declaration;
 
 use super::lora::is_adapter;
+use super::model::AUXILIARY;
 use super::{ImageClassifier, position_table};
 use crate::LoadRules;
 
@@ -18,7 +19,7 @@ impl LoadRules for ImageClassifier {
     /// Checkpoints made for inference lack an auxiliary head too.
     fn is_new_by_design(&self, declaration: &Declaration) -> bool {
         let name = &declaration.name;
-        declaration.group == self.head_group() || is_adapter(name) || name.starts_with("AuxLogits.")
+        declaration.group == self.head_group() || is_adapter(name) || name.starts_with(AUXILIARY)
     }
 
     fn is_expected_unused(&self, name: &str) -> bool {

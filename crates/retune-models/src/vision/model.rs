@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use retune_autograd::Var;
 use retune_checkpoint::{Rule, Tensor as FileTensor, Tensors, Transform, Weights};
 use retune_nn::{
-    AdaptableLayer, AdaptedLayer, Environment, Forward, NormRecalibration, ParameterBuilder, ParameterStore,
-    Role, Rows, Trainable,
+    AdaptableLayer, AdaptedLayer, Declaration, Environment, Forward, NormRecalibration, ParameterBuilder,
+    ParameterStore, Role, Rows, Trainable,
 };
 use retune_tensor::Context;
 
@@ -34,6 +34,8 @@ pub struct ImageClassifier {
     architecture: &'static Architecture,
     network: Box<dyn ImageNetwork>,
     head_group: usize,
+    /// The layer group that has an auxiliary head.
+    auxiliary_group: Option<usize>,
     /// Whose names the checkpoint has, if it says.
     layout: Option<Layout>,
     adapted: Vec<AdaptedLayer>,
@@ -51,6 +53,9 @@ pub struct ImageOutputs {
 /// The share of an auxiliary head's loss (Szegedy et al. 2015; the reference's training scripts).
 pub const AUXILIARY_WEIGHT: f32 = 0.4;
 
+/// Before the names of auxiliary heads.
+pub(super) const AUXILIARY: &str = "AuxLogits.";
+
 impl ImageClassifier {
     /// Declares the model's parameters and buffers.
     pub fn declare(parts: &ImageClassifierParts<'_>, builder: &mut ParameterBuilder) -> Self {
@@ -60,8 +65,11 @@ impl ImageClassifier {
         let mut declare = Declare { builder, outputs, channels, size, dropout, drop_path, layer_norm_eps };
         let network = (architecture.declare)(&mut declare);
         let adapted = builder.adapted_layers().to_vec();
+        let is_auxiliary = |declaration: &&Declaration| declaration.name.starts_with(AUXILIARY);
+        let auxiliary_group = builder.declarations().iter().find(is_auxiliary).map(|found| found.group);
         // The head is declared last.
-        Self { architecture, network, head_group: builder.group(), layout: config.layout, adapted }
+        let (head_group, layout) = (builder.group(), config.layout);
+        Self { architecture, network, head_group, auxiliary_group, layout, adapted }
     }
 
     /// Declares the model with low-rank adapters.
@@ -77,9 +85,8 @@ impl ImageClassifier {
         let input = plain.network.input_weight();
         let input = input.strip_suffix(".weight").unwrap_or(input);
         // Without training an auxiliary head is not computed.
-        let in_backbone = |layer: &&AdaptableLayer| {
-            layer.group != plain.head_group && !layer.name.starts_with("AuxLogits.")
-        };
+        let in_backbone =
+            |layer: &&AdaptableLayer| layer.group != plain.head_group && !layer.name.starts_with(AUXILIARY);
         let layers: Vec<&AdaptableLayer> = builder.adaptable_layers().iter().filter(in_backbone).collect();
         let mut builder = ParameterBuilder::adapting(lora.plan(&layers, input)?);
         let model = Self::declare(parts, &mut builder);
@@ -176,6 +183,11 @@ impl ImageClassifier {
         self.network.head(forward, input, &batch.rows)
     }
 
+    /// Whether an auxiliary head that reads the path stands above a cut.
+    pub fn has_auxiliary_above(&self, cut: usize) -> bool {
+        self.auxiliary_group.is_some_and(|group| cut <= group)
+    }
+
     /// Whether the path can be cut below a layer group, with something below.
     pub fn can_cut(&self, cut: usize) -> bool {
         let groups = self.network.trunk_groups();
@@ -188,6 +200,7 @@ impl ImageClassifier {
         if cut == self.head_group {
             return self.head_input(forward, batch);
         }
+        forward.set_pictures(&batch.rows);
         let mut x = Var::constant(batch.pixels.clone());
         // Groups between trunk and head read the trunk's map and are computed above any cut but the head's.
         for group in 0..cut.min(self.network.trunk_groups()) {
@@ -199,6 +212,7 @@ impl ImageClassifier {
     /// Logits [batch, outputs] from what [`ImageClassifier::below_cut`] gave: the same bits as
     /// [`ImageClassifier::logits`].
     pub fn logits_above_cut<'s>(&'s self, forward: &mut Forward<'s>, x: Var, rows: &Rows, cut: usize) -> Var {
+        forward.set_pictures(rows);
         let mut x = x;
         if cut < self.head_group {
             for group in cut..self.network.trunk_groups() {

@@ -15,7 +15,7 @@ use retune_tensor::{Activation, Conv2dParameters};
 
 use super::{
     Architecture, Declare, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Layout, PositionTable,
-    Preprocessing, Resize, Trunk, not_there, same_names,
+    Preprocessing, Resize, not_there, same_names,
 };
 use crate::ModelError;
 
@@ -488,24 +488,35 @@ impl VisionTransformer {
 }
 
 impl ImageNetwork for VisionTransformer {
-    /// The map is one row of the tokens that the head reads, [batch, 1, tokens, width].
-    fn trunk<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, pictures: &Rows) -> Trunk {
-        let mut x = self.embed(forward, x, pictures);
-        let rows = pictures.spread(x.tensor().rows());
-        let wanted = self.wanted(&rows);
-        for (index, block) in self.blocks.iter().enumerate() {
-            let (rows, pictures) = (rows.clone(), pictures.clone());
-            let wanted = (index + 1 == self.blocks.len()).then(|| wanted.clone());
-            x = forward
-                .block(&x, move |forward, x| block.forward(forward, x, [&rows, &pictures], wanted.as_ref()));
-        }
-        x.reshape([pictures.sequences(), 1, self.tokens_read(), self.width]).into()
+    fn trunk_groups(&self) -> usize {
+        1 + self.blocks.len()
     }
 
-    /// The normalized tokens, [batch · tokens, width].
-    fn head_input(&self, forward: &mut Forward<'_>, map: &Var, _rows: &Rows) -> Var {
-        let tokens = map.reshape([map.tensor().rows(), self.width]);
-        self.norm.forward(forward, &tokens)
+    /// The tokens of each picture as one row of pixels, [batch, 1, tokens, width]; the last block gives those that the head
+    /// reads.
+    fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, pictures: &Rows) -> Var {
+        let shape = |x: &Var| [pictures.sequences(), 1, x.tensor().rows() / pictures.sequences(), self.width];
+        let Some(index) = group.checked_sub(1) else {
+            let x = self.embed(forward, x, pictures);
+            return x.reshape(shape(&x));
+        };
+        let block = &self.blocks[index];
+        let x = x.reshape([x.tensor().rows(), self.width]);
+        let rows = pictures.spread(x.tensor().rows());
+        let wanted = (index + 1 == self.blocks.len()).then(|| self.wanted(&rows));
+        let pictures = pictures.clone();
+        let y = forward
+            .block(&x, move |forward, x| block.forward(forward, x, [&rows, &pictures], wanted.as_ref()));
+        y.reshape(shape(&y))
+    }
+
+    /// The normalized tokens, [batch, width], or [batch, tokens, width] if there are two.
+    fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {
+        let normed = self.norm.forward(forward, map);
+        match self.tokens_read() {
+            1 => normed.reshape([rows.sequences(), self.width]),
+            tokens => normed.reshape([rows.sequences(), tokens, self.width]),
+        }
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {
