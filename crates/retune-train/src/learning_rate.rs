@@ -30,6 +30,9 @@ use verdict::{Bursts, Difference, around, best};
 /// Neighbouring rates differ by this factor: the square root of ten.
 const SPACING: f64 = 3.162_277_660_168_379_5;
 
+/// The share of the best rate's gain in held-out loss that the suggested rate must have.
+const ENOUGH: f64 = 0.75;
+
 /// How a learning rate is searched for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LearningRateOptions {
@@ -82,7 +85,7 @@ impl LearningRateOptions {
 pub struct LearningRateSearch {
     /// The stage that was searched.
     pub stage: String,
-    /// The rate that is suggested.
+    /// The rate that is suggested: the lowest of the range that gains at least three quarters of what the best gains.
     pub learning_rate: f64,
     /// The lowest of the neighbouring rates whose held-out loss is within one standard error of the best.
     pub low: f64,
@@ -378,7 +381,14 @@ impl<'a> Prober<'a> {
         let (first, last) = around(&bursts, leader, |other, difference| {
             difference.is_within_noise() && other.mean().is_some_and(|loss| loss <= before)
         });
-        let learning_rate = bursts[leader].learning_rate;
+        // Short bursts favour fast rates: of those that cannot be told from the best the lowest is safest, unless noise alone
+        // hides that it hardly trains.
+        let gain = |one: &Bursts| one.mean().map_or(f64::NEG_INFINITY, |loss| before - loss);
+        let least = ENOUGH * gain(&bursts[leader]);
+        let learning_rate = bursts[first..leader]
+            .iter()
+            .find(|one| gain(one) >= least.max(f64::MIN_POSITIVE))
+            .map_or(bursts[leader].learning_rate, |one| one.learning_rate);
         let layer_groups = match self.options.layer_groups {
             true => self.probe_groups(&bursts[leader])?,
             false => Vec::new(),
