@@ -86,6 +86,9 @@ pub struct Fit {
     /// The test data (data.test).
     #[arg(long, value_name = "FILE")]
     pub test: Option<String>,
+    /// A person's decisions on `retune data review`'s queue (data.review).
+    #[arg(long, value_name = "FILE")]
+    pub apply_review: Option<String>,
     /// Where the run is written (train.output_dir).
     #[arg(long, value_name = "FOLDER")]
     pub output: Option<String>,

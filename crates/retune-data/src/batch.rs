@@ -26,6 +26,8 @@ pub struct BatchOrder {
     group_by_length: bool,
     shuffle: bool,
     drop_last: bool,
+    /// The samples of each class, if classes are drawn equally often.
+    classes: Vec<Vec<u32>>,
 }
 
 impl BatchOrder {
@@ -43,7 +45,19 @@ impl BatchOrder {
         shuffle: bool,
         drop_last: bool,
     ) -> Self {
-        BatchOrder { lengths, batch_size: batch_size.max(1), seed, group_by_length, shuffle, drop_last }
+        let (batch_size, classes) = (batch_size.max(1), Vec::new());
+        BatchOrder { lengths, batch_size, seed, group_by_length, shuffle, drop_last, classes }
+    }
+
+    /// The same order with every class drawn equally often, given the class of each sample: an epoch is as long as before;
+    /// of a frequent class it takes a random part, of a rare one every sample as often as it takes.
+    pub fn balanced(mut self, class_of: &[u32]) -> Self {
+        let mut classes: std::collections::BTreeMap<u32, Vec<u32>> = std::collections::BTreeMap::new();
+        for (sample, &class) in (0_u32..).zip(class_of) {
+            classes.entry(class).or_default().push(sample);
+        }
+        self.classes = classes.into_values().collect();
+        self
     }
 
     /// An order for evaluation: file order, nothing dropped.
@@ -59,8 +73,8 @@ impl BatchOrder {
 
     /// The batches of one epoch, counted from 0.
     pub fn epoch(&self, epoch: u64) -> EpochBatches {
-        let mut order: Vec<u32> = (0..self.lengths.len() as u32).collect();
         let key = mix(self.seed ^ mix(epoch.wrapping_add(GOLDEN_GAMMA)));
+        let mut order = self.draw(key);
         if self.shuffle {
             permute(&mut order, key);
         }
@@ -68,6 +82,22 @@ impl BatchOrder {
             self.group(&mut order, mix(key));
         }
         EpochBatches { order, batch_size: self.batch_size, batches: self.batches_per_epoch() }
+    }
+
+    /// The samples of an epoch, not yet in order.
+    fn draw(&self, key: u64) -> Vec<u32> {
+        let samples = self.lengths.len();
+        if self.classes.is_empty() {
+            return (0..samples as u32).collect();
+        }
+        let (share, rest) = (samples / self.classes.len(), samples % self.classes.len());
+        let mut drawn = Vec::with_capacity(samples);
+        for (class, members) in self.classes.iter().enumerate() {
+            let mut members = members.clone();
+            permute(&mut members, random(!key, class as u64));
+            drawn.extend(members.iter().cycle().take(share + usize::from(class < rest)));
+        }
+        drawn
     }
 
     fn group(&self, order: &mut [u32], key: u64) {
@@ -132,6 +162,27 @@ impl EpochBatches {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn balanced_epochs_draw_every_class_equally_often_and_every_rare_sample() {
+        // 90 of class 0, 9 of class 1, 1 of class 2.
+        let classes: Vec<u32> = (0..100).map(|n| u32::from(n >= 90) + u32::from(n == 99)).collect();
+        let order = BatchOrder::new(vec![1; 100], 8, 3, false, true, false).balanced(&classes);
+        let mut seen = std::collections::HashSet::new();
+        for epoch in 0..12 {
+            let drawn = flat(&order.epoch(epoch));
+            let count =
+                |class: u32| drawn.iter().filter(|&&sample| classes[sample as usize] == class).count();
+            assert_eq!([count(0), count(1), count(2)], [34, 33, 33]);
+            let often = |sample: u32| drawn.iter().filter(|&&drawn| drawn == sample).count();
+            assert!((90..99).all(|sample| (3..=4).contains(&often(sample))));
+            assert_eq!(drawn, flat(&order.epoch(epoch)));
+            seen.extend(drawn);
+        }
+        // A frequent class is seen in other parts each time: 12 epochs miss one of 90 with probability (56/90)¹².
+        assert!(seen.len() > 95, "{}", seen.len());
+        assert_ne!(flat(&order.epoch(0)), flat(&order.epoch(1)));
+    }
 
     fn flat(epoch: &EpochBatches) -> Vec<u32> {
         (0..epoch.batches()).flat_map(|index| epoch.batch(index)).collect()

@@ -16,6 +16,12 @@ const EXAMPLES: usize = 3;
 const LEAK_WITHIN: f64 = 0.95;
 /// … and in at most this share of the others.
 const LEAK_BEYOND: f64 = 0.01;
+/// A marker is looked for in classes of so many rows, with so many others, …
+const MARKER_ROWS: usize = 20;
+/// … where there are at most so many classes, …
+const MARKER_CLASSES: usize = 50;
+/// … in about so many rows, spread evenly.
+const MARKER_SAMPLE: usize = 10_000;
 /// Cells that tools and people write for "missing".
 const MISSING_WORDS: &[&str] =
     &["na", "n/a", "null", "none", "nil", "?", "-", "#n/a", "missing", "undefined"];
@@ -256,6 +262,7 @@ fn labels(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
         class_counts(report, roles, column, &classes);
         if roles.modality == Modality::Text {
             leaked_labels(report, roles, &names, &classes);
+            markers(report, roles, &names, &classes);
         }
     }
 }
@@ -369,6 +376,66 @@ fn leaked_labels(
     }
 }
 
+/// Words that say the label without being its name: in nearly all texts of one class and in nearly none of the others.
+fn markers(
+    report: &mut Report<'_>,
+    roles: &Roles,
+    names: &[Vec<String>],
+    classes: &BTreeMap<&str, (usize, u64)>,
+) {
+    let table = report.table;
+    let is_small = |rows: usize| rows < MARKER_ROWS || table.rows.len() - rows < MARKER_ROWS;
+    if roles.target_kind != Some(TargetKind::SingleLabel) || classes.len() > MARKER_CLASSES {
+        return;
+    }
+    // Rows with the word in all classes, and in each.
+    let mut everywhere: HashMap<String, usize> = HashMap::new();
+    let mut within: HashMap<(usize, String), usize> = HashMap::new();
+    let place: HashMap<&str, usize> =
+        classes.keys().enumerate().map(|(place, name)| (*name, place)).collect();
+    let mut rows_of = vec![0; classes.len()];
+    let step = table.rows.len().div_ceil(MARKER_SAMPLE).max(1);
+    for (row, names) in table.rows.iter().zip(names).step_by(step) {
+        let Some(&class) = names.first().and_then(|name| place.get(name.as_str())) else { continue };
+        let text: String = text_columns(roles)
+            .filter_map(|column| row.values[column].as_text())
+            .fold(String::new(), |all, text| all + &words(&text) + " ");
+        rows_of[class] += 1;
+        let different: HashSet<&str> = text.split_whitespace().collect();
+        for word in different {
+            *everywhere.entry(word.to_owned()).or_default() += 1;
+            *within.entry((class, word.to_owned())).or_default() += 1;
+        }
+    }
+    let total: usize = rows_of.iter().sum();
+    for (class, (name, &(rows, line))) in classes.iter().enumerate() {
+        if is_small(rows) || rows_of[class] == 0 || rows_of[class] == total {
+            continue;
+        }
+        let own_words = words(name);
+        let mut found: Vec<(&str, usize, usize)> = within
+            .iter()
+            .filter(|((of, word), _)| *of == class && !own_words.split(' ').any(|own| own == word))
+            .map(|((_, word), &own)| (word.as_str(), own, everywhere[word] - own))
+            .filter(|&(_, own, other)| {
+                own as f64 >= LEAK_WITHIN * rows_of[class] as f64
+                    && other as f64 <= LEAK_BEYOND * (total - rows_of[class]) as f64
+            })
+            .collect();
+        found.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        let Some((word, own, other)) = found.first() else { continue };
+        let message = format!(
+            "the word “{word}” stands in {own} of {} texts of the label `{name}` and in {other} of {} others",
+            rows_of[class],
+            total - rows_of[class]
+        );
+        let finding = Finding::warning("marker-in-text", &table.path, message).at_line(line);
+        report.push(
+            finding.suggest("if it was written with the label, the result will mean nothing; take it out"),
+        );
+    }
+}
+
 /// What makes two rows the same example: their texts.
 pub(crate) fn example_key(values: &[Value], roles: &Roles) -> String {
     let mut key = String::new();
@@ -435,11 +502,11 @@ fn floor(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// One token of digits, hexadecimal digits or dashes.
+/// One token with a digit, of letters, digits and what joins them: `4711`, `ORD-2024/17`, a UUID.
 fn is_identifier(text: &str) -> bool {
     let text = text.trim();
     text.chars().any(|c| c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '-' | '_' | '.' | ':'))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '#' | '/'))
 }
 
 /// Labels of a table, by name, without missing ones.

@@ -25,7 +25,7 @@ mod resize;
 pub use augment::{Augmentation, Crop, ViewKey};
 pub use dataset::{ImageDataset, ImageExample};
 pub use decode::{DEFAULT_MAX_PIXELS, PictureProblem, decode, has_picture_extension};
-pub use duplicates::{check_pictures, pictures_hash};
+pub use duplicates::{check_pictures, pictures_hash, pictures_similar_to, similar_pictures};
 pub use folder::split_folders;
 pub use inspect::{PictureOptions, open_pictures};
 pub use loader::{LoadRequest, PictureLoader};
@@ -36,7 +36,9 @@ pub use policy::Policy;
 pub use preprocess::{Fit, ImagePreprocessor, Place};
 pub use resize::{Interpolation, Region, resize};
 
+pub(crate) use augment::Draws;
 pub(crate) use cifar::read as read_cifar;
 pub(crate) use decode::is_picture;
+pub(crate) use duplicates::ALIKE;
 pub(crate) use folder::read as read_folder;
 pub(crate) use idx::{is_idx, read as read_idx};

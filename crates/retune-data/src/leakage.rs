@@ -5,8 +5,8 @@ use crate::check::{example_key, label_vocabulary, words};
 use crate::error::nearest;
 use crate::finding::{Finding, count, excerpt};
 use crate::roles::{Modality, Roles, TargetKind};
-use crate::table::Table;
-use std::collections::HashMap;
+use crate::table::{Table, Value};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// Compares the training table with validation or test, and finds: texts that stand in both, exactly or but for
@@ -20,6 +20,36 @@ pub fn check_splits(training: (&Table, &Roles), other: (&Table, &Roles)) -> Vec<
     }
     unseen_labels(training, other, &mut findings);
     findings
+}
+
+/// Finds values of a column of groups (a patient, an author) that stand in both tables. A table without the column has
+/// none.
+pub fn check_groups(training: &Table, other: &Table, column: &str) -> Vec<Finding> {
+    let (Ok(there), Ok(here)) = (training.column_index(column), other.column_index(column)) else {
+        return Vec::new();
+    };
+    let group = |value: &Value| {
+        let text = value.as_text().unwrap_or_default().trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    };
+    let known: HashSet<String> = training.rows.iter().filter_map(|row| group(&row.values[there])).collect();
+    let shared: Vec<(u64, String)> = other
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.line, group(&row.values[here])?)))
+        .filter(|(_, group)| known.contains(group))
+        .collect();
+    let Some((line, first)) = shared.first() else { return Vec::new() };
+    let groups: HashSet<&String> = shared.iter().map(|(_, group)| group).collect();
+    let message = format!(
+        "{} in {} of its {} stand in {} too, such as `{first}`",
+        count(groups.len(), "group"),
+        shared.len(),
+        count(other.rows.len(), "row"),
+        name(&training.path)
+    );
+    let finding = Finding::warning("leaked-group", &other.path, message).at_line(*line).in_column(column);
+    vec![finding.suggest("split by group: `retune data split --group-column`")]
 }
 
 fn shared_texts(training: (&Table, &Roles), other: (&Table, &Roles), findings: &mut Vec<Finding>) {

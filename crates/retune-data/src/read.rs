@@ -6,9 +6,10 @@
 use crate::error::{DataError, nearest};
 use crate::finding::{Finding, Severity, count};
 use crate::image::{is_idx, read_cifar, read_folder, read_idx};
-use crate::table::Table;
+use crate::table::{Table, Value};
 use crate::{csv, encoding, jsonl, parquet};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -102,6 +103,10 @@ pub struct ReadOptions {
     pub on_bad_row: OnBadRow,
     /// A longer field is a broken row, since most often a quote is missing.
     pub max_field_bytes: usize,
+    /// What empty cells of a column are filled with.
+    pub fill_missing: BTreeMap<String, String>,
+    /// Columns whose empty cells have their row left out.
+    pub drop_missing: Vec<String>,
 }
 
 impl Default for ReadOptions {
@@ -115,6 +120,8 @@ impl Default for ReadOptions {
             encoding: None,
             on_bad_row: OnBadRow::Refuse,
             max_field_bytes: DEFAULT_MAX_FIELD_BYTES,
+            fill_missing: BTreeMap::new(),
+            drop_missing: Vec::new(),
         }
     }
 }
@@ -132,11 +139,39 @@ pub fn read_table(path: &Path, options: &ReadOptions) -> Result<Table, DataError
     read_bytes(path, bytes, options)
 }
 
+/// Fills empty cells and leaves rows with empty cells out, as the options say, and counts both.
+fn settle_missing(mut table: Table, options: &ReadOptions) -> Result<Table, DataError> {
+    for (name, filling) in &options.fill_missing {
+        let column = table.column_index(name)?;
+        let blank = table.rows.iter_mut().map(|row| &mut row.values[column]).filter(|value| value.is_blank());
+        let filled = blank.map(|value| *value = Value::Text(filling.clone())).count();
+        if filled > 0 {
+            let message = format!("{} filled with `{filling}`", count(filled, "empty cell"));
+            table.findings.push(Finding::info("filled-missing", &table.path, message).in_column(name));
+        }
+    }
+    for name in &options.drop_missing {
+        let column = table.column_index(name)?;
+        let rows = table.rows.len();
+        table.rows.retain(|row| !row.values[column].is_blank());
+        let dropped = rows - table.rows.len();
+        if dropped > 0 {
+            let message = format!("{} left out: the cell is empty", count(dropped, "row"));
+            table.findings.push(Finding::warning("dropped-missing", &table.path, message).in_column(name));
+        }
+    }
+    Ok(table)
+}
+
 /// Reads a data file that is already in memory; `path` serves its extension and the findings.
 ///
 /// # Errors
 /// As [`read_table`], without the opening.
 pub fn read_bytes(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
+    settle_missing(parse(path, bytes, options)?, options)
+}
+
+fn parse(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
     if bytes.is_empty() {
         return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
     }

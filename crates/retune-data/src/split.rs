@@ -88,6 +88,60 @@ pub fn hold_out<E: Example>(
     Ok(split)
 }
 
+/// Holds out the latest examples by a column of times: numbers, or texts whose order is that of time (ISO 8601). Examples
+/// of one moment stay together, on the held-out side if the border falls among them.
+///
+/// # Errors
+/// [`DataError::Setting`] unless 0 < `fraction` < 1, [`DataError::UnknownColumn`], and [`DataError::Split`] when a time is
+/// missing, numbers and texts are mixed, or one side would be empty.
+pub fn hold_out_latest<E: Example>(
+    dataset: &Dataset<E>,
+    fraction: f64,
+    column: &str,
+) -> Result<Split, DataError> {
+    if !(fraction > 0.0 && fraction < 1.0) {
+        return Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")));
+    }
+    let index = dataset.column_index(column)?;
+    let mut times = Vec::with_capacity(dataset.len());
+    for (row, example) in dataset.examples.iter().enumerate() {
+        let value = dataset.source_value(row, index).filter(|value| !value.is_blank());
+        let Some(value) = value else {
+            let place = format!("{}:{}", dataset.path().display(), example.line());
+            return Err(DataError::Split(format!("{place}: no time in column `{column}`")));
+        };
+        times.push((value.as_number(), value.as_text().unwrap_or_default().trim().to_owned()));
+    }
+    let numbers = times.iter().filter(|(number, _)| number.is_some()).count();
+    if numbers != 0 && numbers != times.len() {
+        return Err(DataError::Split(format!(
+            "column `{column}` of {} holds numbers and texts; one order is needed",
+            dataset.path().display()
+        )));
+    }
+    let compare = |a: usize, b: usize| match (times[a].0, times[b].0) {
+        (Some(a), Some(b)) => a.total_cmp(&b),
+        _ => times[a].1.cmp(&times[b].1),
+    };
+    let mut order: Vec<usize> = (0..dataset.len()).collect();
+    order.sort_by(|&a, &b| compare(a, b));
+    let held = (dataset.len() as f64 * fraction).round().max(1.0) as usize;
+    let mut border = dataset.len().saturating_sub(held);
+    while border > 0 && compare(order[border - 1], order[border]).is_eq() {
+        border -= 1;
+    }
+    if border == 0 {
+        return Err(DataError::Split(format!(
+            "holding out the latest {fraction} of {} by `{column}` leaves nothing before them",
+            dataset.path().display()
+        )));
+    }
+    let (mut train, mut held_out) = (order[..border].to_vec(), order[border..].to_vec());
+    train.sort_unstable();
+    held_out.sort_unstable();
+    Ok(Split { train, held_out })
+}
+
 /// Cuts the examples into `folds` parts; each is held out once.
 ///
 /// # Errors
@@ -291,6 +345,18 @@ mod tests {
         let dataset = dataset(&all);
         let split = hold_out(&dataset, 0.3, &grouped).unwrap();
         assert!(split.held_out.iter().all(|&a| split.train.iter().all(|&b| all[a].2 != all[b].2)));
+    }
+
+    #[test]
+    fn the_latest_are_held_out_and_one_moment_is_not_cut() {
+        let times = ["2024-03-01", "2024-01-01", "2024-02-01", "2024-03-01", "2023-12-24"];
+        let rows: Vec<(String, &str, &str)> =
+            times.iter().enumerate().map(|(n, &time)| (format!("text {n}"), "a", time)).collect();
+        let dataset = dataset(&rows);
+        let split = hold_out_latest(&dataset, 0.2, "author").unwrap();
+        assert_eq!((split.train, split.held_out), (vec![1, 2, 4], vec![0, 3]));
+        assert!(hold_out_latest(&dataset, 0.5, "text").is_ok());
+        assert!(hold_out_latest(&dataset, 0.5, "label").unwrap_err().to_string().contains("nothing before"));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::metrics::{
-    Classification, EvaluationOptions, EvaluationReport, MetricsError, MultiLabel, Regression,
-    evaluate_classification, evaluate_multi_label, evaluate_regression,
+    Classification, EvaluationOptions, EvaluationReport, MetricsError, MultiLabel, Regression, ThresholdGoal,
+    best_threshold, evaluate_classification, evaluate_multi_label, evaluate_regression,
 };
 
 /// What the outputs mean, under Hugging Face's names.
@@ -34,7 +34,7 @@ impl ProblemType {
     }
 }
 
-/// The probability above which a label of a multi-label task is predicted.
+/// The probability from which on a label of a multi-label task is predicted, unless a threshold was tuned.
 pub const MULTI_LABEL_THRESHOLD: f64 = 0.5;
 
 /// The task: which labels, which loss.
@@ -48,6 +48,34 @@ pub struct ClassificationTask {
     pub label_smoothing: f32,
     /// A weight per class in the loss.
     pub class_weights: Option<Vec<f32>>,
+    /// The focal loss's exponent (Lin et al. 2017, <https://arxiv.org/abs/1708.02002>); 0 is plain cross-entropy.
+    pub focal_gamma: f32,
+    /// From which probability on each label of a multi-label task, or the second of two classes (then it is one number), is
+    /// predicted; `None` for 0.5.
+    pub thresholds: Option<Vec<f64>>,
+}
+
+/// Turns weighted cross-entropies and their gradients into those of the focal loss: a sample that is answered with
+/// probability `p` counts `(1 - p)^gamma`.
+fn focus(gamma: f32, weights: &[f32], losses: &mut [f32], gradients: &mut [f32]) {
+    if gamma == 0.0 || losses.is_empty() {
+        return;
+    }
+    let (gamma, width) = (f64::from(gamma), gradients.len() / losses.len());
+    for ((loss, &weight), row) in losses.iter_mut().zip(weights).zip(gradients.chunks_exact_mut(width.max(1)))
+    {
+        let entropy = if weight > 0.0 { f64::from(*loss) / f64::from(weight) } else { 0.0 };
+        // 1 - p, without the loss of digits where p is near 1.
+        let missing = -(-entropy).exp_m1();
+        let (focus, slope) = if missing > 0.0 {
+            let focus = missing.powf(gamma);
+            (focus, focus + gamma * (1.0 - missing) * missing.powf(gamma - 1.0) * entropy)
+        } else {
+            (0.0, 0.0)
+        };
+        *loss = (f64::from(*loss) * focus) as f32;
+        row.iter_mut().for_each(|gradient| *gradient = (f64::from(*gradient) * slope) as f32);
+    }
 }
 
 /// Loss of a batch, and the gradient of its logits.
@@ -90,12 +118,13 @@ impl ClassificationTask {
         total_weight: f32,
     ) -> BatchLoss {
         let (rows, width) = (logits.rows(), logits.width());
-        let mut dlogits = vec![0.0; rows * width];
+        let mut row_gradients = vec![0.0; rows * width];
         let mut per_sample = vec![0.0; rows];
         if let Some(cpu) = context.kernels() {
             let weights: Vec<f32> =
                 targets.iter().map(|target| self.sample_weight(target) / total_weight).collect();
-            let (values, losses, dlogits) = (logits.values(), &mut per_sample, Some(dlogits.as_mut_slice()));
+            let values = logits.values();
+            let (losses, dlogits) = (&mut per_sample, Some(row_gradients.as_mut_slice()));
             match self.problem_type {
                 ProblemType::SingleLabelClassification => {
                     let classes: Vec<u32> = targets.iter().map(|target| class_of(target)).collect();
@@ -103,6 +132,7 @@ impl ClassificationTask {
                     kernels::cross_entropy(
                         cpu, width, values, &classes, &weights, smoothing, losses, dlogits,
                     );
+                    focus(self.focal_gamma, &weights, &mut per_sample, &mut row_gradients);
                 }
                 ProblemType::MultiLabelClassification => {
                     let hot: Vec<f32> = targets.iter().flat_map(|target| multi_hot(target, width)).collect();
@@ -116,7 +146,7 @@ impl ClassificationTask {
             }
         }
         let loss = per_sample.iter().map(|&loss| f64::from(loss)).sum();
-        BatchLoss { loss, per_sample, dlogits: context.tensor([rows, width], dlogits) }
+        BatchLoss { loss, per_sample, dlogits: context.tensor([rows, width], row_gradients) }
     }
 
     /// Scores of one row of logits: probabilities, or a regression's numbers.
@@ -136,10 +166,61 @@ impl ClassificationTask {
         }
     }
 
+    /// The names of the labels that thresholds decide on, in their order: all of a multi-label task, the second of two
+    /// classes, else none.
+    pub fn decided_labels(&self) -> &[String] {
+        let names = self.labels.names();
+        match self.problem_type {
+            ProblemType::MultiLabelClassification => names,
+            ProblemType::SingleLabelClassification if names.len() == 2 => &names[1..],
+            _ => &[],
+        }
+    }
+
+    /// The thresholds that serve a goal best on these samples, one for each of [`decided_labels`](Self::decided_labels);
+    /// 0.5 for a label that all samples have, or none.
+    pub fn tune_thresholds(&self, targets: &[&Target], logits: &[f32], goal: ThresholdGoal) -> Vec<f64> {
+        let width = self.outputs();
+        let first = width - self.decided_labels().len();
+        let scores: Vec<f64> = logits.chunks(width).flat_map(|row| self.scores(row)).collect();
+        let tune = |label: usize| {
+            let probabilities: Vec<f64> = scores.chunks(width).map(|row| row[label]).collect();
+            let holds = |target: &&Target| match target {
+                Target::Class(class) => *class as usize == label,
+                Target::Classes(classes) => classes.contains(&(label as u32)),
+                _ => false,
+            };
+            let holds: Vec<bool> = targets.iter().map(holds).collect();
+            best_threshold(&probabilities, &holds, goal).unwrap_or(MULTI_LABEL_THRESHOLD)
+        };
+        (first..width).map(tune).collect()
+    }
+
+    fn threshold(&self, index: usize) -> f64 {
+        let tuned = self.thresholds.as_ref().and_then(|thresholds| thresholds.get(index));
+        tuned.copied().unwrap_or(MULTI_LABEL_THRESHOLD)
+    }
+
+    /// The class of one row of logits: the most probable, unless a threshold decides between two.
+    pub fn class(&self, logits: &[f32]) -> usize {
+        match &self.thresholds {
+            Some(_) if logits.len() == 2 => usize::from(self.scores(logits)[1] >= self.threshold(0)),
+            _ => argmax(logits),
+        }
+    }
+
     /// The prediction of one row of logits as JSON: `label` and `score` (single label), `labels` (multi-label) or
     /// `value`/`values` (regression), and all `scores` by name.
     pub fn prediction(&self, logits: &[f32]) -> Map<String, Value> {
-        let scores = self.scores(logits);
+        self.prediction_at(logits, 1.0)
+    }
+
+    /// As [`prediction`](Self::prediction), with the scores of logits that are divided by a temperature. It changes no
+    /// decision.
+    pub fn prediction_at(&self, logits: &[f32], temperature: f64) -> Map<String, Value> {
+        let decisive = self.scores(logits);
+        let scaled: Vec<f32> = logits.iter().map(|&logit| (f64::from(logit) / temperature) as f32).collect();
+        let scores = self.scores(&scaled);
         let by_name: Map<String, Value> = self
             .labels
             .names()
@@ -150,7 +231,7 @@ impl ClassificationTask {
         let mut row = Map::new();
         match self.problem_type {
             ProblemType::SingleLabelClassification => {
-                let best = argmax(logits);
+                let best = self.class(logits);
                 row.insert("label".into(), json!(self.labels.names()[best]));
                 row.insert("score".into(), json!(scores[best]));
             }
@@ -159,9 +240,10 @@ impl ClassificationTask {
                     .labels
                     .names()
                     .iter()
-                    .zip(&scores)
-                    .filter(|(_, score)| **score > MULTI_LABEL_THRESHOLD)
-                    .map(|(name, _)| name)
+                    .zip(&decisive)
+                    .enumerate()
+                    .filter(|&(label, (_, &score))| score >= self.threshold(label))
+                    .map(|(_, (name, _))| name)
                     .collect();
                 let surest = scores.iter().map(|score| score.max(1.0 - score)).fold(f64::INFINITY, f64::min);
                 row.insert("label".into(), json!(chosen));
@@ -217,7 +299,7 @@ impl ClassificationTask {
             labels: self.labels.names().to_vec(),
             targets: targets.collect(),
             logits: logits.to_vec(),
-            threshold: MULTI_LABEL_THRESHOLD,
+            thresholds: (0..width).map(|label| self.threshold(label)).collect(),
         }
     }
 
@@ -235,6 +317,7 @@ impl ClassificationTask {
             labels: self.labels.names().to_vec(),
             targets: targets.iter().map(|target| class_of(target)).collect(),
             logits: logits.to_vec(),
+            threshold: self.thresholds.as_ref().and_then(|thresholds| thresholds.first().copied()),
         }
     }
 
@@ -280,5 +363,92 @@ fn values_of(target: &Target) -> Vec<f32> {
         Target::Value(value) => vec![*value],
         Target::Values(values) => values.clone(),
         other => unreachable!("a regression was given {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use retune_kernels::{Cpu, Isa};
+
+    use super::*;
+
+    fn task(focal_gamma: f32) -> ClassificationTask {
+        let names = ["a", "b", "c"].iter().enumerate().map(|(n, name)| (n.to_string(), (*name).into()));
+        ClassificationTask {
+            problem_type: ProblemType::SingleLabelClassification,
+            labels: LabelSet::from_id2label(&names.collect()).unwrap(),
+            label_smoothing: 0.0,
+            class_weights: Some(vec![1.0, 2.0, 0.5]),
+            focal_gamma,
+            thresholds: None,
+        }
+    }
+
+    fn loss(gamma: f32, logits: &[f32]) -> BatchLoss {
+        let context = Context::cpu(Cpu::new(1, Isa::Portable).unwrap());
+        let logits = context.tensor([2, 3], logits.to_vec());
+        task(gamma).loss(&context, &logits, &[&Target::Class(1), &Target::Class(2)], 2.5)
+    }
+
+    const LOGITS: [f32; 6] = [0.3, 1.1, -0.4, 2.0, -1.0, 0.5];
+
+    #[test]
+    fn a_focal_loss_of_gamma_0_is_the_cross_entropy() {
+        let (plain, focal) = (loss(0.0, &LOGITS), loss(1e-7, &LOGITS));
+        assert!((plain.loss - focal.loss).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_focal_loss_weighs_a_sample_by_what_is_missing_to_certainty() {
+        let (plain, focal) = (loss(0.0, &LOGITS), loss(2.0, &LOGITS));
+        for ((plain, focal), weight) in plain.per_sample.iter().zip(&focal.per_sample).zip([2.0, 0.5]) {
+            let probability = (-f64::from(*plain) / (weight / 2.5)).exp();
+            let expected = f64::from(*plain) * (1.0 - probability).powi(2);
+            assert!((f64::from(*focal) - expected).abs() < 1e-6, "{focal} {expected}");
+        }
+    }
+
+    #[test]
+    fn the_focal_gradient_is_that_of_the_focal_loss() {
+        for gamma in [0.5, 2.0] {
+            let gradient = loss(gamma, &LOGITS).dlogits;
+            for place in 0..LOGITS.len() {
+                let moved = |by: f32| {
+                    let mut logits = LOGITS;
+                    logits[place] += by;
+                    loss(gamma, &logits).loss
+                };
+                let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                let exact = f64::from(gradient.values()[place]);
+                assert!((difference - exact).abs() < 1e-3, "{gamma} {place}: {difference} {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sample_that_is_certain_has_no_focal_loss_and_no_gradient() {
+        let certain = loss(0.5, &[0.0, 200.0, 0.0, 0.0, 0.0, 200.0]);
+        assert_eq!(certain.loss, 0.0);
+        assert!(certain.dlogits.values().iter().all(|&value| value == 0.0));
+    }
+
+    #[test]
+    fn a_tuned_threshold_decides_between_two_classes_whatever_the_temperature() {
+        let names = [("0".to_owned(), "ham".into()), ("1".to_owned(), "spam".into())];
+        let labels = LabelSet::from_id2label(&names.into_iter().collect()).unwrap();
+        let mut task = ClassificationTask { labels, ..task(0.0) };
+        assert_eq!(task.decided_labels(), ["spam"]);
+        // Probabilities of spam: 0.12, 0.27, 0.12, 0.02. Both spams are found, one ham among them, below 0.2.
+        let logits = [2.0, 0.0, 1.0, 0.0, 2.0, 0.0, 4.0, 0.0];
+        let targets = [Target::Class(1), Target::Class(1), Target::Class(0), Target::Class(0)];
+        let targets: Vec<&Target> = targets.iter().collect();
+        let thresholds = task.tune_thresholds(&targets, &logits, ThresholdGoal::F1);
+        assert!((thresholds[0] - 0.5 * (0.119_203 + 0.017_986)).abs() < 1e-5, "{thresholds:?}");
+        assert_eq!(task.prediction(&logits[..2])["label"], "ham");
+        task.thresholds = Some(thresholds);
+        let answer = task.prediction_at(&logits[..2], 0.5);
+        assert_eq!(answer["label"], "spam");
+        assert!((answer["score"].as_f64().unwrap() - 0.017_986).abs() < 1e-5);
+        assert_eq!(task.classification(&targets, &logits).predictions(), [1, 1, 1, 0]);
     }
 }

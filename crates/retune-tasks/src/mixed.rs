@@ -93,7 +93,14 @@ mod tests {
         class_weights: Option<Vec<f32>>,
     ) -> ClassificationTask {
         let labels = LabelSet::of_outputs(["a", "b", "c"].map(str::to_owned)).unwrap();
-        ClassificationTask { problem_type, labels, label_smoothing, class_weights }
+        ClassificationTask {
+            problem_type,
+            labels,
+            label_smoothing,
+            class_weights,
+            focal_gamma: 0.0,
+            thresholds: None,
+        }
     }
 
     /// Two samples of which each keeps 0.7.

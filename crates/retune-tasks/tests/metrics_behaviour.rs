@@ -25,6 +25,7 @@ fn three_classes() -> Classification {
             [0.0, 2.0, 1.0],
         ]
         .concat(),
+        threshold: None,
     }
 }
 
@@ -64,7 +65,12 @@ fn keys_are_those_of_the_run_folder_contract() {
 
 #[test]
 fn a_split_with_one_class_has_no_auroc_rather_than_a_poor_one() {
-    let table = Classification { labels: names(2), targets: vec![1, 1], logits: vec![0.0, 1.0, 1.0, 0.0] };
+    let table = Classification {
+        labels: names(2),
+        targets: vec![1, 1],
+        logits: vec![0.0, 1.0, 1.0, 0.0],
+        threshold: None,
+    };
     let json = evaluate_classification(&table, &EvaluationOptions::default()).unwrap().to_json("eval_");
     assert!(json["eval_auroc"].is_null());
     assert!(json["eval_mcc"].is_null());
@@ -107,8 +113,7 @@ proptest! {
         let table = Classification {
             labels: names(4),
             targets: rows.iter().map(|row| row.0).collect(),
-            logits: rows.iter().flat_map(|row| row.1).collect(),
-        };
+            logits: rows.iter().flat_map(|row| row.1).collect(), threshold: None };
         let mut options = EvaluationOptions::default();
         options.bootstrap.resamples = 50;
         let report = evaluate_classification(&table, &options).unwrap();
@@ -132,8 +137,7 @@ proptest! {
         let table = |rows: &[(u32, [i8; 3])]| Classification {
             labels: names(3),
             targets: rows.iter().map(|row| row.0).collect(),
-            logits: rows.iter().flat_map(|row| row.1.map(f32::from)).collect(),
-        };
+            logits: rows.iter().flat_map(|row| row.1.map(f32::from)).collect(), threshold: None };
         let mut options = EvaluationOptions::default();
         options.bootstrap.resamples = 0;
         let mut turned = rows.clone();
@@ -155,13 +159,11 @@ proptest! {
         let plain = Classification {
             labels: names(3),
             targets: rows.iter().map(|row| row.0).collect(),
-            logits: rows.iter().flat_map(|row| row.1.map(f32::from)).collect(),
-        };
+            logits: rows.iter().flat_map(|row| row.1.map(f32::from)).collect(), threshold: None };
         let turned = Classification {
             labels: names(3),
             targets: rows.iter().map(|row| (row.0 + 1) % 3).collect(),
-            logits: rows.iter().flat_map(|row| [row.1[2], row.1[0], row.1[1]].map(f32::from)).collect(),
-        };
+            logits: rows.iter().flat_map(|row| [row.1[2], row.1[0], row.1[1]].map(f32::from)).collect(), threshold: None };
         let mut options = EvaluationOptions::default();
         options.bootstrap.resamples = 0;
         let ties = plain.rows().any(|row| row[0] == row[1] || row[1] == row[2] || row[0] == row[2]);
@@ -183,7 +185,7 @@ proptest! {
             labels: names(3),
             targets: rows.iter().flat_map(|row| row.0).collect(),
             logits: rows.iter().flat_map(|row| row.1).collect(),
-            threshold: 0.5,
+            thresholds: vec![0.5; 3],
         };
         let mut options = EvaluationOptions::default();
         options.bootstrap.resamples = 0;

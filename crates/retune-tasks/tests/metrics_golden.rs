@@ -84,8 +84,12 @@ fn assert_same(report: &EvaluationReport, expected: &BTreeMap<String, f64>) {
 #[test]
 fn classification_metrics_equal_scikit_learn() {
     for case in golden().classification {
-        let table =
-            Classification { labels: names(case.classes), targets: case.targets, logits: case.logits };
+        let table = Classification {
+            labels: names(case.classes),
+            targets: case.targets,
+            logits: case.logits,
+            threshold: None,
+        };
         let report = evaluate_classification(&table, &without_intervals()).unwrap();
         assert_same(&report, &case.expected);
         assert_eq!(report.confusion_matrix.unwrap().matrix, case.confusion_matrix);
@@ -95,8 +99,12 @@ fn classification_metrics_equal_scikit_learn() {
 #[test]
 fn temperature_equals_scipys_minimum() {
     for case in golden().classification {
-        let table =
-            Classification { labels: names(case.classes), targets: case.targets, logits: case.logits };
+        let table = Classification {
+            labels: names(case.classes),
+            targets: case.targets,
+            logits: case.logits,
+            threshold: None,
+        };
         let fit = fit_temperature(&table).unwrap().unwrap();
         assert!((fit.temperature / case.temperature - 1.0).abs() < 1e-4, "{fit:?}");
         assert!((fit.log_loss_after - case.temperature_log_loss).abs() < 1e-9, "{fit:?}");
@@ -110,7 +118,7 @@ fn multi_label_metrics_equal_scikit_learn() {
             labels: names(case.labels),
             targets: case.targets,
             logits: case.logits,
-            threshold: 0.5,
+            thresholds: vec![0.5; case.labels],
         };
         assert_same(&evaluate_multi_label(&table, &without_intervals()).unwrap(), &case.expected);
     }

@@ -76,6 +76,7 @@ impl ArtifactConfig<'_> {
         if let Some(temperature) = self.temperature {
             retune.insert("temperature".into(), json!(temperature));
         }
+        retune.extend(thresholds_json(self.task).map(|value| ("thresholds".to_owned(), value)));
         config.set("retune", Value::Object(retune));
         config
     }
@@ -182,6 +183,21 @@ pub(crate) fn peft_config<S: Serialize>(
         "use_rslora": false,
         "use_dora": false,
     })
+}
+
+/// The tuned thresholds by label, as the section `retune` of `config.json` has them.
+pub(crate) fn thresholds_json(task: &ClassificationTask) -> Option<Value> {
+    let names = task.decided_labels().iter().cloned();
+    let by_label = names.zip(task.thresholds.as_ref()?).map(|(name, threshold)| (name, json!(threshold)));
+    Some(Value::Object(by_label.collect()))
+}
+
+/// The tuned thresholds that a configuration has for a task, if it has them for all of its labels.
+pub(crate) fn thresholds(config: &ModelConfig, task: &ClassificationTask) -> Option<Vec<f64>> {
+    let by_label = config.get("retune")?.get("thresholds")?;
+    let names = task.decided_labels();
+    let thresholds: Option<Vec<f64>> = names.iter().map(|name| by_label.get(name)?.as_f64()).collect();
+    thresholds.filter(|thresholds| !thresholds.is_empty())
 }
 
 /// The `problem_type` of a configuration, if it says one.

@@ -269,6 +269,8 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         labels,
         label_smoothing: 0.0,
         class_weights: None,
+        focal_gamma: 0.0,
+        thresholds: None,
     };
     let none = Trainable::none(&store);
     let all = Trainable::new(&store, |_, _| true);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use retune_data::image::{ImageDataset, PictureOptions, check_pictures, open_pictures, split_folders};
 use retune_data::{
     CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, Modality, OnBadRow, OnMissing,
-    ReadOptions, RoleOverrides, Roles, Severity, Table, TargetKind, TextDataset, check_splits, check_table,
-    infer_modality, read_table,
+    ReadOptions, RoleOverrides, Roles, Severity, Table, TargetKind, TextDataset, check_groups, check_splits,
+    check_table, infer_modality, read_table,
 };
 use serde::Serialize;
 
@@ -104,13 +104,7 @@ impl DataExamination {
         let Some(mut table) = self.accept(read_table(path, options))? else { return Ok(None) };
         let roles = match training {
             Some((train, roles)) => roles.in_table(train, &table, true)?,
-            None => {
-                let modality = match (overrides.modality, &overrides.text_column) {
-                    (Modality::Text, None) => infer_modality(&table),
-                    (given, _) => given,
-                };
-                roles_of(&table, &RoleOverrides { modality, ..overrides.clone() })?
-            }
+            None => inferred_roles(&table, overrides)?,
         };
         if roles.modality == Modality::Image {
             let threads = available_threads();
@@ -193,6 +187,35 @@ impl RoleSummary {
     }
 }
 
+/// What a table's columns are for where no model says whether they hold texts or pictures.
+pub(crate) fn inferred_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, TrainError> {
+    let modality = match (overrides.modality, &overrides.text_column) {
+        (Modality::Text, None) => infer_modality(table),
+        (given, _) => given,
+    };
+    roles_of(table, &RoleOverrides { modality, ..overrides.clone() })
+}
+
+/// The roles that a recipe gives to columns, without a look at its model.
+pub(crate) fn recipe_roles(recipe: &Recipe) -> RoleOverrides {
+    let mut overrides = role_overrides(recipe);
+    let names_pictures = recipe.data.image_column.is_some() || recipe.model.architecture.is_some();
+    if names_pictures || recipe.task.kind == "image-classification" {
+        overrides.modality = Modality::Image;
+    }
+    overrides
+}
+
+/// The recipe of a folder of pictures that has its splits in folders.
+pub(crate) fn folder_recipe(path: &Path) -> Result<Option<Recipe>, TrainError> {
+    if !path.is_dir() || !matches!(split_folders(path)?, Some([Some(_), ..])) {
+        return Ok(None);
+    }
+    let mut recipe = Recipe::default();
+    recipe.data.train = Some(path.display().to_string());
+    Ok(Some(recipe))
+}
+
 /// Rows without text or label are warnings where the recipe leaves them out.
 pub(crate) fn apply_missing_policy(findings: &mut [Finding], policy: MissingPolicy) {
     if policy == MissingPolicy::Refuse {
@@ -212,11 +235,7 @@ pub(crate) fn apply_missing_policy(findings: &mut [Finding], policy: MissingPoli
 pub fn examine_recipe(recipe: &Recipe) -> Result<DataExamination, TrainError> {
     let mut recipe = recipe.clone();
     expand_folders(&mut recipe, false)?;
-    let (options, mut overrides) = (read_options(&recipe)?, role_overrides(&recipe));
-    let names_pictures = recipe.data.image_column.is_some() || recipe.model.architecture.is_some();
-    if names_pictures || recipe.task.kind == "image-classification" {
-        overrides.modality = Modality::Image;
-    }
+    let (options, overrides) = (read_options(&recipe)?, recipe_roles(&recipe));
     let missing = recipe.data.missing_label;
     let mut examination = DataExamination::default();
     let train = examination.read(training_path(&recipe)?, &options, &overrides, None)?;
@@ -233,6 +252,9 @@ pub fn examine_recipe(recipe: &Recipe) -> Result<DataExamination, TrainError> {
         };
         if let Some(training) = training {
             examination.findings.extend(check_splits(training, (&table, &roles)));
+            if let Some(column) = &recipe.data.group_column {
+                examination.findings.extend(check_groups(training.0, &table, column));
+            }
             examination.findings.extend(check_pictures(training, Some((&table, &roles))));
         }
         examination.add(Some(split), &table, &roles, missing);
@@ -249,11 +271,7 @@ pub fn examine_file(
     options: &ReadOptions,
     overrides: &RoleOverrides,
 ) -> Result<DataExamination, TrainError> {
-    if path.is_dir()
-        && let Some([Some(_), ..]) = split_folders(path)?
-    {
-        let mut recipe = Recipe::default();
-        recipe.data.train = Some(path.display().to_string());
+    if let Some(recipe) = folder_recipe(path)? {
         return examine_recipe(&recipe);
     }
     let mut examination = DataExamination::default();

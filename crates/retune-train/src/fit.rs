@@ -14,8 +14,9 @@ use retune_tensor::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, write_adapter};
+use crate::artifact::{ArtifactConfig, Certificate, merge_adapters, thresholds_json, write_adapter};
 use crate::compare::{CompareOptions, compare_strategies};
+use crate::copies::Copies;
 use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
 use crate::explain::{Explanation, write_heat_maps};
@@ -192,7 +193,8 @@ fn choose_strategy(
 
 fn make_paths_absolute(recipe: &mut Recipe) {
     let data = &mut recipe.data;
-    for path in [&mut data.train, &mut data.validation, &mut data.test].into_iter().flatten() {
+    let files = [&mut data.train, &mut data.validation, &mut data.test, &mut data.review];
+    for path in files.into_iter().flatten() {
         // A path that does not exist is reported by the reader, with its own words.
         if let Ok(absolute) = std::fs::canonicalize(&*path) {
             *path = absolute.display().to_string();
@@ -472,7 +474,8 @@ fn finish(
     prepared: &Prepared,
     folder: &RunFolder,
 ) -> Result<Map<String, Value>, TrainError> {
-    let Prepared { trainee, task, recipe, .. } = prepared;
+    let Prepared { trainee, recipe, .. } = prepared;
+    let mut task = prepared.task.clone();
     let untrained = read_untrained(folder)?;
     let mut metrics = Map::new();
     metrics.insert("train_loss".into(), json!(mean_loss(&trainer.progress)));
@@ -488,7 +491,7 @@ fn finish(
     options.bootstrap.seed = recipe.train.seed;
     let targets = split_targets(trainee, Split::Train);
     match task.problem_type {
-        ProblemType::SingleLabelClassification => options.majority_class = majority_class(task, &targets),
+        ProblemType::SingleLabelClassification => options.majority_class = majority_class(&task, &targets),
         ProblemType::Regression => options.mean_target = mean_target(&targets),
         ProblemType::MultiLabelClassification => {}
     }
@@ -498,17 +501,28 @@ fn finish(
             continue;
         }
         options.temperature = temperature;
+        let targets = split_targets(trainee, split);
+        let measure = |task: &ClassificationTask, logits, options: &EvaluationOptions| {
+            Evaluation::measure(&prepared.context, task, &targets, logits, options)
+        };
         let mut evaluation = trainer.evaluate(split, &options)?;
         if split == Split::Validation && task.problem_type == ProblemType::SingleLabelClassification {
-            let table = task.classification(&split_targets(trainee, split), &evaluation.logits);
+            let table = task.classification(&targets, &evaluation.logits);
             if let Some(fitted) = fit_temperature(&table)? {
                 temperature = Some(fitted.temperature);
                 metrics.insert("temperature".into(), json!(fitted.temperature));
                 options.temperature = temperature;
-                let targets = split_targets(trainee, split);
-                evaluation =
-                    Evaluation::measure(&prepared.context, task, &targets, evaluation.logits, &options)?;
+                evaluation = measure(&task, evaluation.logits, &options)?;
             }
+        }
+        if let (Split::Validation, Some(goal)) = (split, recipe.task.tune_thresholds.goal()) {
+            task.thresholds = Some(task.tune_thresholds(&targets, &evaluation.logits, goal));
+            metrics.extend(thresholds_json(&task).map(|value| ("thresholds".to_owned(), value)));
+        }
+        if task.thresholds.is_some() {
+            let untuned = evaluation.report;
+            evaluation = measure(&task, evaluation.logits, &options)?;
+            evaluation.report.add_baseline("untuned", &untuned);
         }
         let prefix = split.metric_prefix();
         metrics.extend(evaluation.report.to_json(prefix));
@@ -518,14 +532,60 @@ fn finish(
                 metrics.insert(format!("{prefix}{name}_untrained_head_baseline"), value.clone());
             }
         }
-        warn_about_result(trainer, task, split, &evaluation);
+        warn_about_result(trainer, &task, split, &evaluation);
+        let copies = Copies::find(trainee, split, context_threads(&prepared.context));
+        metrics.insert(format!("{prefix}copies"), json!(copies.count()));
+        if copies.count() > 0 {
+            metrics.extend(measure_clean(
+                trainer,
+                (prepared, &task),
+                split,
+                (&evaluation, &copies),
+                &options,
+            )?);
+        }
         let model = (&trainer.context, &trainer.store);
-        write_predictions(folder, model, trainee, task, split, &evaluation)?;
+        write_predictions(folder, model, trainee, &task, split, (&evaluation, &copies))?;
     }
     trainer.tell_of_features();
-    let certificates = write_artifact(trainer, prepared, folder, temperature)?;
+    let certificates = write_artifact(trainer, (prepared, &task), folder, temperature)?;
     folder.write_json("certificate.json", &certificates)?;
     folder.write_json(RunFolder::METRICS, &metrics)?;
+    Ok(metrics)
+}
+
+/// The result on those samples of a split that are no copies of what the model learned from or was chosen by.
+fn measure_clean(
+    trainer: &mut Trainer<'_>,
+    (prepared, task): (&Prepared, &ClassificationTask),
+    split: Split,
+    (whole, copies): (&Evaluation, &Copies),
+    options: &EvaluationOptions,
+) -> Result<Map<String, Value>, TrainError> {
+    let Prepared { trainee, context, .. } = prepared;
+    let name = split.name();
+    let (count, samples) = (copies.count(), trainee.samples(split));
+    let clean = copies.clean();
+    let mut message = format!(
+        "{count} of {samples} {name} samples are copies or near copies of what the model learned from or was chosen by"
+    );
+    let mut metrics = Map::new();
+    if !clean.is_empty() {
+        let outputs = task.outputs();
+        let logits = clean.iter().flat_map(|&sample| &whole.logits[sample * outputs..(sample + 1) * outputs]);
+        let targets: Vec<&Target> =
+            clean.iter().map(|&sample| trainee.target(split, sample as u32)).collect();
+        let evaluation = Evaluation::measure(context, task, &targets, logits.copied().collect(), options)?;
+        let prefix = format!("{}clean_", split.metric_prefix());
+        metrics = evaluation.report.to_json(&prefix);
+        metrics.insert(format!("{prefix}loss"), json!(evaluation.loss));
+        let main = task.default_metric();
+        if let (Some(all), Some(clean)) = (whole.report.value(main), evaluation.report.value(main)) {
+            message.push_str(&format!("; {main} is {all:.3} on all and {clean:.3} on the others"));
+        }
+    }
+    message.push_str("; `retune data dedupe` lists them");
+    trainer.emit(&Event::warning("copies-across-splits", message));
     Ok(metrics)
 }
 
@@ -574,7 +634,7 @@ fn warn_about_result(
         return;
     }
     let outputs = task.outputs();
-    let classes: Vec<usize> = evaluation.logits.chunks(outputs).map(retune_tasks::argmax).collect();
+    let classes: Vec<usize> = evaluation.logits.chunks(outputs).map(|logits| task.class(logits)).collect();
     if let Some(first) = classes.first()
         && classes.len() > 1
         && classes.iter().all(|class| class == first)
@@ -607,7 +667,7 @@ fn write_predictions(
     trainee: &ModalTrainee,
     task: &ClassificationTask,
     split: Split,
-    evaluation: &Evaluation,
+    (evaluation, copies): (&Evaluation, &Copies),
 ) -> Result<(), TrainError> {
     let predictions = folder.path("predictions");
     std::fs::create_dir_all(&predictions).map_err(TrainError::io(&predictions))?;
@@ -637,6 +697,7 @@ fn write_predictions(
                 ("scores", json!(prediction.shift_remove("scores"))),
                 ("logits", json!(logits)),
                 ("loss", json!(loss)),
+                ("copy_of", copies.of(index).clone()),
                 ("columns", json!(columns)),
             ];
             row.extend(answer.map(|(name, value)| (name.to_owned(), value)));
@@ -679,11 +740,11 @@ const CERTIFIED_SAMPLES: usize = 32;
 /// Writes the artifact and proves that it answers as the trained model, and that batches do not matter.
 fn write_artifact(
     trainer: &mut Trainer<'_>,
-    prepared: &Prepared,
+    (prepared, task): (&Prepared, &ClassificationTask),
     folder: &RunFolder,
     temperature: Option<f64>,
 ) -> Result<Vec<Certificate>, TrainError> {
-    let Prepared { trainee, task, recipe, context, .. } = prepared;
+    let Prepared { trainee, recipe, context, .. } = prepared;
     let split = [Split::Validation, Split::Test, Split::Train]
         .into_iter()
         .find(|&split| trainee.samples(split) > 0)

@@ -12,7 +12,7 @@ use retune_tasks::ClassificationTask;
 use retune_tensor::Context;
 use serde_json::{Map, Value, json};
 
-use crate::artifact::{Certificate, adapter_folder, peft_config};
+use crate::artifact::{Certificate, adapter_folder, peft_config, thresholds_json};
 use crate::image::ImageTrainee;
 use crate::trainee::Split;
 use crate::{RunFolder, TrainError};
@@ -109,6 +109,7 @@ impl ImageArtifact<'_> {
         if let Some(temperature) = self.temperature {
             section.insert("temperature".to_owned(), json!(temperature));
         }
+        section.extend(thresholds_json(self.task).map(|value| ("thresholds".to_owned(), value)));
         section
     }
 

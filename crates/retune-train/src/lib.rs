@@ -7,7 +7,9 @@
 mod artifact;
 mod bench;
 mod compare;
+mod copies;
 mod data_check;
+mod dedupe;
 mod error;
 mod evaluate;
 mod event;
@@ -23,9 +25,12 @@ mod modality;
 mod plan;
 mod predict;
 mod prepare;
+mod probe;
 pub mod recipe;
+mod review;
 mod run_folder;
 mod schedule;
+mod split_file;
 mod stages;
 mod state;
 mod text;
@@ -40,6 +45,7 @@ pub use compare::{
     compare_strategies,
 };
 pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
+pub use dedupe::{Copy, Deduped, DedupedFile, dedupe_file, dedupe_recipe};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
@@ -61,9 +67,11 @@ pub use plan::{
 pub use predict::{PredictOptions, Predictor};
 pub use prepare::{PrepareOptions, Prepared, expand_folders, prepare, preprocessor_of, read_options};
 pub use recipe::Recipe;
+pub use review::{Judged, Review, review};
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
+pub use split_file::{SplitBy, SplitFile, split_file, write_split};
 pub use stages::{Stage, plan_stages};
-pub use text::{TextSplit, TextTrainee};
+pub use text::{TextSplit, TextTrainee, TextViews};
 pub use trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 pub use trainer::{LossFunction, Outcome, StopFlag, Trainer};

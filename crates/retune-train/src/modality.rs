@@ -1,7 +1,7 @@
 //! The modalities as one: what is the same of a model with its texts and of a model with its pictures.
 
 use retune_autograd::Var;
-use retune_data::{Dataset, Example, Target};
+use retune_data::{Contents, Dataset, Example, Target, TextExample};
 use retune_nn::Forward;
 use serde_json::{Map, Value, json};
 
@@ -86,6 +86,24 @@ impl ModalTrainee {
                 text.splits.iter().map(|(&split, data)| summary(split, &data.dataset)).collect()
             }
             Self::Image(image) => image.splits.iter().map(|(&split, data)| summary(split, data)).collect(),
+        }
+    }
+
+    /// What the samples of a split say; nothing if there is no such split.
+    pub(crate) fn contents(&self, split: Split) -> Contents {
+        match self {
+            Self::Text(text) => {
+                let text_of = |example: &TextExample| match &example.text_pair {
+                    Some(pair) => format!("{}\u{1f}{pair}", example.text),
+                    None => example.text.clone(),
+                };
+                let examples = text.splits.get(&split).map(|split| &split.dataset.examples);
+                Contents::Texts(examples.into_iter().flatten().map(text_of).collect())
+            }
+            Self::Image(image) => {
+                let examples = image.splits.get(&split).map(|dataset| &dataset.examples);
+                Contents::Pictures(examples.into_iter().flatten().map(|e| e.picture.facts).collect())
+            }
         }
     }
 

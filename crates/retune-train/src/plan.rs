@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::features::{FeatureLimits, feature_bytes};
 use crate::fit::optimizer_config;
 use crate::prepare::Prepared;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Sampling};
 use crate::stages::Stage;
 use crate::trainee::{SampleBatch, Split, Trainee};
 use crate::trainer::Trainer;
@@ -134,6 +134,23 @@ pub fn steps_per_epoch(recipe: &Recipe, train_samples: usize) -> u64 {
     let train = &recipe.train;
     let batches = train_samples.div_ceil(train.per_device_train_batch_size.max(1));
     (batches.div_ceil(train.gradient_accumulation_steps.max(1)) as u64).max(1)
+}
+
+/// The order in which training data is drawn.
+pub(crate) fn training_order(recipe: &Recipe, trainee: &dyn Trainee) -> BatchOrder {
+    let train = &recipe.train;
+    let samples = 0..trainee.samples(Split::Train) as u32;
+    let lengths = samples.clone().map(|sample| trainee.length(Split::Train, sample)).collect();
+    let batch_size = train.per_device_train_batch_size;
+    let order = BatchOrder::new(lengths, batch_size, train.seed, train.group_by_length, true, false);
+    if train.sampling == Sampling::Uniform {
+        return order;
+    }
+    let class = |sample| match trainee.target(Split::Train, sample) {
+        Target::Class(class) => *class,
+        _ => 0,
+    };
+    order.balanced(&samples.map(class).collect::<Vec<u32>>())
 }
 
 /// Optimizer steps of a stage, if it does not end early.
@@ -415,12 +432,8 @@ impl<'a> Meter<'a> {
 
     fn epoch_operations(&self, trainable: &Trainable, cut: Option<usize>) -> u64 {
         let Prepared { recipe, trainee, .. } = self.prepared;
-        let train = &recipe.train;
         let samples = trainee.samples(Split::Train);
-        let lengths = (0..samples as u32).map(|sample| trainee.length(Split::Train, sample)).collect();
-        let batch_size = train.per_device_train_batch_size;
-        let order =
-            BatchOrder::new(lengths, batch_size, train.seed, train.group_by_length, true, false).epoch(0);
+        let order = training_order(recipe, trainee).epoch(0);
         let chosen = spread(order.batches()).map(|index| order.batch(index));
         in_proportion(chosen, samples, |batch| self.train(trainable, batch, cut).operations)
     }

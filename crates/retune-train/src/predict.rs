@@ -17,7 +17,7 @@ use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 use crate::TrainError;
-use crate::artifact::problem_type;
+use crate::artifact::{problem_type, thresholds};
 use crate::evaluate::Evaluation;
 use crate::prepare::{context_threads, make_context, over_length, read_options, role_overrides};
 use crate::recipe::Recipe;
@@ -71,7 +71,15 @@ impl Predictor {
         } else {
             ProblemType::SingleLabelClassification
         });
-        let task = ClassificationTask { problem_type, labels, label_smoothing: 0.0, class_weights: None };
+        let mut task = ClassificationTask {
+            problem_type,
+            labels,
+            label_smoothing: 0.0,
+            class_weights: None,
+            focal_gamma: 0.0,
+            thresholds: None,
+        };
+        task.thresholds = thresholds(&config, &task);
         let mut builder = ParameterBuilder::default();
         let parts = TextClassifierParts {
             config: &config,

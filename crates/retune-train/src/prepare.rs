@@ -16,8 +16,8 @@ use retune_kernels::{Cpu, Isa};
 use retune_models::LoraConfig;
 use retune_models::vision::ImageConfig;
 use retune_nn::ParameterStore;
-use retune_tasks::ClassificationTask;
 use retune_tasks::metrics::{METRICS, Metric};
+use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 pub use data::read_options;
@@ -29,7 +29,7 @@ pub(crate) use text::over_length;
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::{LearningRate, Precision, Recipe};
+use crate::recipe::{LearningRate, Precision, Recipe, Sampling, ThresholdTuning};
 use crate::stages::Stage;
 use crate::trainee::Split;
 
@@ -99,6 +99,37 @@ fn check_metric(recipe: &Recipe, task: &ClassificationTask) -> Result<(), TrainE
         "train.metric_for_best_model = \"{name}\" is no metric{hint} The default here is \"{}\"",
         task.default_metric()
     )))
+}
+
+/// Refuses remedies against imbalance that only single-label classifications have.
+fn check_imbalance(recipe: &Recipe, task: &ClassificationTask) -> Result<(), TrainError> {
+    let set = [
+        ("train.sampling = \"balanced\"", recipe.train.sampling == Sampling::Balanced),
+        ("task.focal_gamma", recipe.task.focal_gamma != 0.0),
+    ];
+    match set.into_iter().find(|(_, is_set)| *is_set) {
+        Some((key, _)) if task.problem_type != ProblemType::SingleLabelClassification => Err(
+            TrainError::Setting(format!("{key} needs one label per row; this data has several, or numbers")),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses to tune thresholds where none decides, or where there is nothing to tune them on.
+fn check_thresholds(recipe: &Recipe, is_fold: bool, task: &ClassificationTask) -> Result<(), TrainError> {
+    if recipe.task.tune_thresholds == ThresholdTuning::None {
+        return Ok(());
+    }
+    let refuse = |why: &str| Err(TrainError::Setting(format!("task.tune_thresholds {why}")));
+    if task.decided_labels().is_empty() {
+        return refuse(
+            "needs two classes, or several labels per row: among more classes the most probable is taken",
+        );
+    }
+    if recipe.data.validation.is_none() && recipe.data.validation_split.is_none() && !is_fold {
+        return refuse("needs validation data; set data.validation or data.validation_split");
+    }
+    Ok(())
 }
 
 /// Prepares a run. Messages about where things come from go to `tell`.
@@ -232,7 +263,7 @@ fn hash_inputs(
     for hash in weights.map(Weights::file_hashes).transpose()?.unwrap_or_default() {
         hashes.insert(hash.path.display().to_string(), hash.sha256);
     }
-    let data = [&recipe.data.train, &recipe.data.validation, &recipe.data.test];
+    let data = [&recipe.data.train, &recipe.data.validation, &recipe.data.test, &recipe.data.review];
     for path in data.into_iter().flatten().filter(|path| Path::new(path).is_file()) {
         hashes.insert(path.clone(), hash_file(Path::new(path))?.sha256);
     }

@@ -24,8 +24,8 @@ pub use places::Places;
 pub use reference::render_reference;
 pub use sections::{
     BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, LearningRate, Method, MissingPolicy,
-    ModelSection, OneOrMore, OptimizerSection, OverLength, Precision, ScheduleName, ScheduleSection,
-    SearchWord, StageSection, StrategySection, TaskSection, TrainSection,
+    ModelSection, OneOrMore, OptimizerSection, OverLength, Precision, Sampling, ScheduleName,
+    ScheduleSection, SearchWord, StageSection, StrategySection, TaskSection, ThresholdTuning, TrainSection,
 };
 pub(crate) use stage_target::StageTarget;
 
@@ -104,7 +104,8 @@ impl Recipe {
             }
         };
         let data = &mut self.data;
-        for path in [&mut data.train, &mut data.validation, &mut data.test].into_iter().flatten() {
+        let files = [&mut data.train, &mut data.validation, &mut data.test, &mut data.review];
+        for path in files.into_iter().flatten() {
             resolve(path);
         }
         resolve(&mut self.model.name_or_path);

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use retune_autograd::{Pooling, Var};
-use retune_data::{EncodedDataset, Target, TextDataset, TokenSequence};
+use retune_data::image::ViewKey;
+use retune_data::{
+    EncodedDataset, Encoding, LengthPolicy, Target, TextAugmentation, TextDataset, TextExample,
+    TextTokenizer, TokenSequence,
+};
 use retune_models::text::{TextClassifier, TokenBatch};
 use retune_nn::{Forward, Randomness};
 use retune_tensor::Tensor;
@@ -20,12 +24,24 @@ pub struct TextSplit {
     pub encoded: EncodedDataset,
 }
 
+/// Random views of training texts.
+pub struct TextViews {
+    /// What is done to them.
+    pub augmentation: TextAugmentation,
+    /// What makes token ids of them.
+    pub tokenizer: TextTokenizer,
+    /// How they are cut.
+    pub policy: LengthPolicy,
+}
+
 /// A text classifier with its data.
 pub struct TextTrainee {
     /// The model.
     pub model: TextClassifier,
     /// Its data.
     pub splits: BTreeMap<Split, TextSplit>,
+    /// Random views in training, if texts are augmented.
+    pub views: Option<TextViews>,
 }
 
 /// Windows of one sample draw from different random streams: the window's index sits above the sample's occurrence.
@@ -74,6 +90,15 @@ pub fn window_logits<'s>(
     windows.average(forward, logits)
 }
 
+impl TextViews {
+    /// A view's token ids; none where it cannot be encoded, such as a text that a typing error made too long.
+    fn encode(&self, example: &TextExample, key: ViewKey) -> Option<Encoding> {
+        let text = self.augmentation.view(&example.text, key, "text");
+        let pair = example.text_pair.as_ref().map(|pair| self.augmentation.view(pair, key, "text_pair"));
+        self.tokenizer.encode(&text, pair.as_deref(), &self.policy).ok()
+    }
+}
+
 impl TextTrainee {
     fn split(&self, split: Split) -> &TextSplit {
         &self.splits[&split]
@@ -81,6 +106,29 @@ impl TextTrainee {
 
     fn windows(&self, split: Split, sample: u32) -> &[TokenSequence] {
         &self.split(split).encoded.encodings[sample as usize].windows
+    }
+
+    /// The windows of samples in a training step: of random views, if texts are augmented.
+    fn pack_views(
+        &self,
+        split: Split,
+        samples: &[u32],
+        first_occurrence: u32,
+        randomness: Randomness,
+    ) -> Windows {
+        let Some(views) = self.views.as_ref().filter(|_| split == Split::Train) else {
+            return self.pack(split, samples, first_occurrence);
+        };
+        let Randomness { seed, step } = randomness;
+        let view = |(&sample, occurrence): (&u32, u32)| {
+            let example = &self.split(split).dataset.examples[sample as usize];
+            match views.encode(example, ViewKey { seed, step, occurrence }) {
+                Some(view) => view.windows,
+                None => self.windows(split, sample).to_vec(),
+            }
+        };
+        let windows: Vec<Vec<TokenSequence>> = samples.iter().zip(first_occurrence..).map(view).collect();
+        Windows::pack(&windows.iter().map(Vec::as_slice).collect::<Vec<_>>(), first_occurrence)
     }
 
     fn pack(&self, split: Split, samples: &[u32], first_occurrence: u32) -> Windows {
@@ -115,7 +163,10 @@ impl Trainee for TextTrainee {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var {
-        let windows = self.pack(split, samples, first_occurrence);
+        let windows = match forward.randomness() {
+            Some(randomness) => self.pack_views(split, samples, first_occurrence, randomness),
+            None => self.pack(split, samples, first_occurrence),
+        };
         let logits = self.model.logits(forward, &windows.batch);
         windows.average(forward, logits)
     }
@@ -126,9 +177,10 @@ impl Trainee for TextTrainee {
 }
 
 impl Cut for TextTrainee {
-    /// A text's path is always the same; embeddings alone are looked up as fast as features are.
-    fn is_worth_keeping(&self, _split: Split, _is_training: bool, cut: usize) -> bool {
-        self.model.has_blocks_below(cut)
+    /// A text's path is always the same, unless it is augmented; embeddings alone are looked up as fast as features are.
+    fn is_worth_keeping(&self, _split: Split, is_training: bool, cut: usize) -> bool {
+        let is_fixed = !is_training || self.views.is_none();
+        is_fixed && self.model.has_blocks_below(cut)
     }
 
     fn feature_len(&self, split: Split, sample: u32, cut: usize) -> usize {

@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
 use crate::features::{FeatureCache, Prefix, fetch, trained_logits};
-use crate::plan::{stage_steps, steps_per_epoch};
+use crate::plan::{stage_steps, steps_per_epoch, training_order};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
 use crate::stages::Stage;
@@ -264,12 +264,7 @@ impl Trainer<'_> {
 
     /// The order of the training samples over all epochs.
     fn batch_order(&self) -> BatchOrder {
-        let train = &self.recipe.train;
-        let lengths = (0..self.trainee.samples(Split::Train) as u32)
-            .map(|sample| self.trainee.length(Split::Train, sample))
-            .collect();
-        let batch_size = train.per_device_train_batch_size;
-        BatchOrder::new(lengths, batch_size, train.seed, train.group_by_length, true, false)
+        training_order(self.recipe, self.trainee)
     }
 
     fn interrupt(&mut self) -> Result<StageEnd, TrainError> {

@@ -1,21 +1,20 @@
 //! `retune data`
 
+mod check;
+mod dedupe;
+mod review;
+mod split;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use retune::data::{ReadOptions, RoleOverrides, Severity};
-use retune::train::{DataExamination, FileSummary, examine_file, examine_recipe};
-use serde_json::{Map, Value, json};
+use retune::data::RoleOverrides;
+use retune::train::Recipe;
+use serde_json::Value;
 
-use crate::console::{Failure, print_line};
-use crate::format::{Align, Table, count, counted};
+use crate::console::Failure;
 use crate::inputs::load_recipe;
-
-/// The exit code for data that a fit would refuse.
-const REFUSED: u8 = 3;
-/// At most this many classes are listed.
-const SHOWN_CLASSES: usize = 40;
 
 /// `retune data`
 #[derive(Debug, Args)]
@@ -29,22 +28,29 @@ pub struct Data {
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Say what is wrong, odd or worth knowing about data, before anything is trained on it.
-    Check(Check),
+    Check(check::Check),
+    /// Find copies and near copies within files and across training, validation and test; write files without them.
+    Dedupe(dedupe::Dedupe),
+    /// Rank the training rows by how doubtful their labels are, for a person to decide on.
+    Review(review::Review),
+    /// Cut a file into training, validation and test files.
+    Split(split::Split),
 }
 
-/// `retune data check`
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  retune data check reviews.csv
-  retune data check reviews.csv --text-column review --label-column stars
-  retune data check recipe.toml
-  retune data check folder/of/pictures
-  retune data check recipe.toml data.on_bad_row=skip
+/// Runs the command.
+pub fn run(arguments: &Data) -> Result<ExitCode, Failure> {
+    match &arguments.command {
+        DataCommand::Check(check) => check::run(check),
+        DataCommand::Dedupe(dedupe) => dedupe::run(dedupe),
+        DataCommand::Review(review) => review::run(review),
+        DataCommand::Split(split) => split::run(split),
+    }
+}
 
-Exit code: 0 if a fit would take the data, 3 if it would refuse it.")]
-pub struct Check {
-    /// A data file (CSV, TSV, JSON Lines, Parquet), a folder of pictures, or a recipe (.toml) to check all of its
-    /// files.
+/// A data file or a recipe, and what the columns are for.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// A data file (CSV, TSV, JSON Lines, Parquet), a folder of pictures, or a recipe (.toml) for all of its files.
     #[arg(value_name = "FILE_OR_RECIPE")]
     pub path: PathBuf,
     /// Changes to the recipe.
@@ -59,133 +65,40 @@ pub struct Check {
     /// The column of labels or numbers [default: found by name and content].
     #[arg(long, value_name = "COLUMN")]
     pub label_column: Option<String>,
-    /// Print the result as one JSON object.
-    #[arg(long)]
-    pub json: bool,
 }
 
-/// Runs the command.
-pub fn run(arguments: &Data) -> Result<ExitCode, Failure> {
-    let DataCommand::Check(check) = &arguments.command;
-    let examination = examine(check)?;
-    if check.json {
-        print_line(to_json(&examination)?);
-    } else {
-        print_line(to_text(&examination));
-    }
-    Ok(if examination.has_errors() { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
-}
-
-fn examine(check: &Check) -> Result<DataExamination, Failure> {
-    let columns = [
-        ("data.text_column", &check.text_column),
-        ("data.text_pair_column", &check.text_pair_column),
-        ("data.label_column", &check.label_column),
-    ];
-    if check.path.extension().is_some_and(|extension| extension == "toml") {
+impl Source {
+    /// The recipe with all changes, if it is one.
+    pub fn recipe(&self) -> Result<Option<Recipe>, Failure> {
+        if self.path.extension().is_none_or(|extension| extension != "toml") {
+            return Ok(None);
+        }
+        let columns = [
+            ("data.text_column", &self.text_column),
+            ("data.text_pair_column", &self.text_pair_column),
+            ("data.label_column", &self.label_column),
+        ];
         let quoted = |(key, column): (&str, &Option<String>)| {
             Some(format!("{key}={}", Value::String(column.clone()?)))
         };
         let mut overrides: Vec<String> = columns.into_iter().filter_map(quoted).collect();
-        overrides.extend(check.overrides.iter().cloned());
-        return Ok(examine_recipe(&load_recipe(&check.path, &overrides)?)?);
+        overrides.extend(self.overrides.iter().cloned());
+        Ok(Some(load_recipe(&self.path, &overrides)?))
     }
-    if let Some(change) = check.overrides.first() {
-        return Err(Failure::usage(format!(
-            "\"{change}\" changes a recipe, but {} is a data file; use --text-column and --label-column",
-            check.path.display()
-        )));
-    }
-    let overrides = RoleOverrides {
-        text_column: check.text_column.clone(),
-        text_pair_column: check.text_pair_column.clone(),
-        label_columns: check.label_column.clone().into_iter().collect(),
-        ..RoleOverrides::default()
-    };
-    Ok(examine_file(&check.path, &ReadOptions::default(), &overrides)?)
-}
 
-fn to_text(examination: &DataExamination) -> String {
-    let mut parts = Vec::new();
-    if !examination.findings.is_empty() {
-        let lines: Vec<String> = examination.findings.iter().map(ToString::to_string).collect();
-        parts.push(lines.join("\n"));
+    /// What the columns of a data file are for, as far as it was said.
+    pub fn roles(&self) -> Result<RoleOverrides, Failure> {
+        if let Some(change) = self.overrides.first() {
+            return Err(Failure::usage(format!(
+                "\"{change}\" changes a recipe, but {} is a data file; use --text-column and --label-column",
+                self.path.display()
+            )));
+        }
+        Ok(RoleOverrides {
+            text_column: self.text_column.clone(),
+            text_pair_column: self.text_pair_column.clone(),
+            label_columns: self.label_column.clone().into_iter().collect(),
+            ..RoleOverrides::default()
+        })
     }
-    parts.extend(examination.files.iter().map(file_text));
-    if let Some(classes) = classes_text(&examination.files) {
-        parts.push(classes);
-    }
-    let number = |severity: Severity| {
-        examination.findings.iter().filter(|finding| finding.severity == severity).count()
-    };
-    parts.push(format!(
-        "{}, {}, {}",
-        counted(number(Severity::Error), "error"),
-        counted(number(Severity::Warning), "warning"),
-        counted(number(Severity::Info), "remark"),
-    ));
-    parts.join("\n\n")
-}
-
-fn file_text(file: &FileSummary) -> String {
-    let mut text = format!(
-        "{}: {}, columns {}",
-        file.path.display(),
-        counted(file.rows, if file.roles.image.is_some() { "picture" } else { "row" }),
-        file.columns.join(", ")
-    );
-    for reason in &file.roles.reasons {
-        text.push_str("\n  ");
-        text.push_str(reason);
-    }
-    text
-}
-
-/// Rows of each class in each file.
-fn classes_text(files: &[FileSummary]) -> Option<String> {
-    let first = files.iter().find(|file| !file.classes.is_empty())?;
-    let name = |file: &FileSummary| file.split.map_or("rows", |split| split.name());
-    let header =
-        std::iter::once(("label", Align::Left)).chain(files.iter().map(|file| (name(file), Align::Right)));
-    let mut table = Table::new(header);
-    // The training file comes first and has all labels, unless something is wrong.
-    for class in first.classes.iter().take(SHOWN_CLASSES) {
-        let rows = files.iter().map(|file| {
-            let there = file.classes.iter().find(|other| other.label == class.label);
-            count(there.map_or(0, |there| there.rows))
-        });
-        table.row(std::iter::once(class.label.clone()).chain(rows));
-    }
-    let mut text = table.to_string();
-    if first.classes.len() > SHOWN_CLASSES {
-        text.push_str(&format!("\nand {} more", counted(first.classes.len() - SHOWN_CLASSES, "label")));
-    }
-    Some(text)
-}
-
-/// The findings and, of the file to train on, rows, columns and roles; then every file.
-fn to_json(examination: &DataExamination) -> Result<Value, Failure> {
-    let findings = serde_json::to_value(&examination.findings).map_err(Failure::other)?;
-    let files: Vec<Value> = examination.files.iter().map(file_json).collect();
-    let first = |key: &str| files.first().map_or(Value::Null, |file| file[key].clone());
-    Ok(json!({
-        "findings": findings,
-        "rows": first("rows"),
-        "columns": first("columns"),
-        "roles": first("roles"),
-        "files": files,
-    }))
-}
-
-fn file_json(file: &FileSummary) -> Value {
-    let classes: Map<String, Value> =
-        file.classes.iter().map(|class| (class.label.clone(), json!(class.rows))).collect();
-    json!({
-        "file": file.path.display().to_string(),
-        "split": file.split,
-        "rows": file.rows,
-        "columns": file.columns,
-        "roles": file.roles,
-        "classes": classes,
-    })
 }

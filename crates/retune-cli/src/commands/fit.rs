@@ -79,6 +79,7 @@ fn read_recipe(arguments: &Fit) -> Result<(Recipe, bool), Failure> {
         given("data.train", &arguments.train),
         given("data.validation", &arguments.validation),
         given("data.test", &arguments.test),
+        given("data.review", &arguments.apply_review),
         given("train.output_dir", &arguments.output),
     ]
     .into_iter()

@@ -72,8 +72,7 @@ pub fn run(arguments: &Predict) -> Result<ExitCode, Failure> {
     let logits = all_logits(&predictor, &data, arguments.batch_size)?;
     let outputs = predictor.task().outputs();
     let mut rows = logits.chunks(outputs).enumerate().map(|(index, logits)| {
-        let scaled: Vec<f32> = logits.iter().map(|&logit| (f64::from(logit) / temperature) as f32).collect();
-        let answer = predictor.task().prediction(&scaled);
+        let answer = predictor.task().prediction_at(logits, temperature);
         let mut row = beside(data.source_columns(index), answer);
         if arguments.logits {
             row.insert("logits".to_owned(), json!(logits));

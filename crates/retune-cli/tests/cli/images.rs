@@ -364,3 +364,83 @@ fn a_plan_of_pictures_counts_pictures() {
     assert_eq!(found["rows"], 24);
     assert_eq!(found["roles"]["image"], "file");
 }
+
+/// The names of the pictures that a written list has, with their class folders.
+fn listed(workspace: &Workspace, name: &str) -> Vec<String> {
+    let text = workspace.read(name);
+    let names = text.lines().skip(1).map(|line| {
+        let path = line.split(',').next().unwrap();
+        path.rsplit('/').take(2).collect::<Vec<_>>().join(" of ")
+    });
+    names.collect()
+}
+
+#[test]
+fn pictures_that_are_copies_are_found_left_out_and_measured_apart() {
+    let workspace = workspace();
+    // A test picture in training as it is, another one brighter, and one of training under a second label.
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(workspace.path(from), workspace.path(to)).unwrap();
+    };
+    copy("pictures/test/discs/00.jpg", "pictures/train/discs/90.jpg");
+    copy("pictures/train/rows/00.jpg", "pictures/train/columns/91.jpg");
+    let mut brighter = drawing(1, "test.discs.1");
+    brighter.data.iter_mut().for_each(|value| *value = value.saturating_add(3));
+    std::fs::write(workspace.path("pictures/train/discs/92.jpg"), thumbnail(&brighter, 64).unwrap()).unwrap();
+    let said = workspace.retune(&["data", "dedupe", "pictures", "--output", "clean", "--json"]).succeeded();
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    let copies = found["copies"].as_array().unwrap();
+    let ends = |copy: &Value, key: &str, end: &str| copy[key].as_str().unwrap().ends_with(end);
+    assert!(
+        copies.iter().any(|copy| ends(copy, "content", "train/discs/90.jpg") && copy["similarity"] == 1.0)
+    );
+    let near = copies.iter().find(|copy| ends(copy, "content", "train/discs/92.jpg")).unwrap();
+    assert!(ends(near, "of_content", "test/discs/01.jpg") && near["similarity"].as_f64().unwrap() > 0.95);
+    assert!(
+        copies.iter().any(|copy| copy["same_label"] == false && ends(copy, "of_content", "columns/91.jpg"))
+    );
+    // The drawings of a class are alike by chance here and there, so that more is left out than was planted.
+    let left_out = copies.iter().filter(|copy| copy["split"] == "train").count();
+    assert!(left_out >= 3);
+    assert_eq!(listed(&workspace, "clean/train.csv").len(), 27 - left_out);
+    assert_eq!(listed(&workspace, "clean/test.csv").len(), 9);
+
+    workspace.fit("run", &["max_steps=2"]);
+    let metrics = workspace.json("run/metrics.json");
+    let predictions = workspace.json_lines("run/predictions/test.jsonl");
+    let copied = predictions.iter().filter(|row| row["copy_of"].is_object()).count();
+    assert!(copied >= 2);
+    assert_eq!(
+        (&metrics["test_copies"], &metrics["test_clean_samples"]),
+        (&copied.into(), &(9 - copied).into())
+    );
+    assert!(ends(&predictions[3]["copy_of"], "image", "train/discs/90.jpg"), "{}", predictions[3]);
+    // Training on the lists is training on the pictures.
+    let lists = ["data.train=clean/train.csv", "data.validation=clean/val.csv", "data.test=clean/test.csv"];
+    workspace.fit("clean-run", &[&lists[..], &["max_steps=2"]].concat());
+    assert_eq!(workspace.json("clean-run/metrics.json")["test_copies"], 0);
+}
+
+#[test]
+fn pictures_are_split_reviewed_and_trained_on_with_a_persons_decisions() {
+    let workspace = workspace();
+    let split =
+        ["data", "split", "pictures/train", "--output", "split", "--test", "0.25", "--validation", "0"];
+    workspace.retune(&split).succeeded();
+    assert_eq!(["train", "test"].map(|part| listed(&workspace, &format!("split/{part}.csv")).len()), [18, 6]);
+
+    let said = workspace.retune(&["data", "review", "recipe.toml", "--rows", "24", "--json"]).succeeded();
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(found["queue"].as_array().unwrap().len(), 24);
+    let review = workspace.read("review.csv");
+    let mut lines = review.lines();
+    let header = lines.next().unwrap();
+    let first = lines.next().unwrap();
+    assert!(first.starts_with(','), "{first}");
+    workspace.write("decided.csv", &format!("{header}\ndrop{first}\n"));
+    let said = workspace.fit("run", &["max_steps=1", "--apply-review", "decided.csv"]);
+    assert!(said.stderr.contains("0 relabelled, 1 dropped"), "{}", said.stderr);
+    let started = &workspace.json_lines("run/log.jsonl");
+    let started = started.iter().find(|event| event["event"] == "run_started").unwrap();
+    assert_eq!(started["train_samples"], 23);
+}

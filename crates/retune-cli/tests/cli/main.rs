@@ -2,6 +2,7 @@
 //! Every test works in a temporary folder of its own, offline.
 
 mod artifact;
+mod audit;
 mod compare;
 mod equivalence;
 #[cfg(unix)]

@@ -86,7 +86,7 @@ impl Default for Augmentation {
     }
 }
 
-/// What the randomness of one view of a picture is keyed by.
+/// What the randomness of one view of a picture, or of a text, is keyed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ViewKey {
     /// The run's seed.
@@ -98,13 +98,13 @@ pub struct ViewKey {
 }
 
 /// The random numbers of one operation on one view.
-pub(super) struct Draws {
+pub(crate) struct Draws {
     key: u64,
     counter: u64,
 }
 
 impl Draws {
-    pub(super) fn new(key: ViewKey, operation: &str) -> Self {
+    pub(crate) fn new(key: ViewKey, operation: &str) -> Self {
         // FNV-1a: an operation's name is its stream.
         let name = operation.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
@@ -116,21 +116,21 @@ impl Draws {
     }
 
     /// From 0 to 1, without 1.
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         self.counter += 1;
         (random(self.key, self.counter) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    pub(super) fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
     /// From 0 to `end`, without `end`.
-    pub(super) fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         ((self.unit() * end as f64) as usize).min(end.saturating_sub(1))
     }
 
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
+    pub(crate) fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.unit() < probability
     }
 }

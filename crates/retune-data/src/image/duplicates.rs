@@ -4,15 +4,16 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use super::picture::Picture;
+use super::picture::{Picture, PictureFacts};
 use super::pixels::Pixels;
 use super::resize::{Interpolation, Region, resize};
 use crate::finding::{Finding, count};
 use crate::roles::Roles;
+use crate::similar::Similar;
 use crate::table::{Table, Value};
 
-/// Pictures whose fingerprints differ in at most this many of 64 bits are alike.
-const ALIKE_BITS: u32 = 3;
+/// Pictures are alike from this share of equal bits of their fingerprints on: 61 of 64.
+pub(crate) const ALIKE: f64 = 61.0 / 64.0;
 /// Fingerprints with fewer set or unset bits are those of plain pictures, which are all alike.
 const LEAST_DETAIL: u32 = 8;
 /// Fingerprints are compared each with each up to this many pairs: a second's work.
@@ -113,25 +114,16 @@ fn repeated(of: (&Table, &Roles)) -> Vec<Finding> {
 
 fn shared(training: (&Table, &Roles), other: (&Table, &Roles)) -> Vec<Finding> {
     let known: Vec<(u64, &Picture)> = pictures(training).collect();
-    let exact: HashMap<[u8; 32], (u64, &Picture)> =
-        known.iter().rev().filter_map(|&picture| Some((picture.1.facts?.sha256, picture))).collect();
-    let detailed = |bits: u64| (LEAST_DETAIL..=64 - LEAST_DETAIL).contains(&bits.count_ones());
-    let prints: Vec<(u64, usize)> = known
-        .iter()
-        .enumerate()
-        .filter_map(|(index, picture)| Some((picture.1.facts?.fingerprint, index)))
-        .filter(|&(bits, _)| detailed(bits))
-        .collect();
-    let compare = prints.len().saturating_mul(other.0.rows.len()) <= MOST_PAIRS;
+    let own: Vec<(u64, &Picture)> = pictures(other).collect();
+    let facts = |pictures: &[(u64, &Picture)]| -> Vec<Option<PictureFacts>> {
+        pictures.iter().map(|(_, picture)| picture.facts).collect()
+    };
     let (mut same, mut alike) = (Vec::new(), Vec::new());
-    for picture in pictures(other) {
-        let Some(facts) = picture.1.facts else { continue };
-        if let Some(&there) = exact.get(&facts.sha256) {
-            same.push((picture, there));
-        } else if compare && detailed(facts.fingerprint) {
-            let near = prints.iter().find(|(bits, _)| (bits ^ facts.fingerprint).count_ones() <= ALIKE_BITS);
-            alike.extend(near.map(|&(_, index)| (picture, known[index])));
-        }
+    for pair in pictures_similar_to(&facts(&known), &facts(&own), ALIKE).into_iter().flatten() {
+        let (picture, there) = (own[pair.second], known[pair.first]);
+        let hash = |picture: &Picture| picture.facts.map(|facts| facts.sha256);
+        let list = if hash(picture.1) == hash(there.1) { &mut same } else { &mut alike };
+        list.push((picture, there));
     }
     let total = other.0.rows.len();
     let advice = "the metrics on them measure memory; remove them from one side";
@@ -155,6 +147,79 @@ fn shared(training: (&Table, &Roles), other: (&Table, &Roles)) -> Vec<Finding> {
     findings
 }
 
+/// Pictures that were met, by file and by fingerprint.
+struct Known {
+    exact: HashMap<[u8; 32], usize>,
+    prints: Vec<(u64, usize)>,
+    most_bits: u32,
+}
+
+impl Known {
+    /// `pairs` are how many fingerprints will be compared; too many, and equal files alone are found.
+    fn new(similarity: f64, pairs: usize) -> Self {
+        // A hair more, since 61/64 of 64 must leave 3.
+        let most_bits = if pairs <= MOST_PAIRS { ((1.0 - similarity) * 64.0 + 1e-9) as u32 } else { 0 };
+        Self { exact: HashMap::new(), prints: Vec::new(), most_bits }
+    }
+
+    fn add(&mut self, index: usize, facts: &PictureFacts) {
+        self.exact.entry(facts.sha256).or_insert(index);
+        if has_detail(facts) && self.most_bits > 0 {
+            self.prints.push((facts.fingerprint, index));
+        }
+    }
+
+    /// The first with the same file, else the nearest by fingerprint.
+    fn find(&self, second: usize, facts: &PictureFacts) -> Option<Similar> {
+        if let Some(&first) = self.exact.get(&facts.sha256) {
+            return Some(Similar { first, second, similarity: 1.0 });
+        }
+        if !has_detail(facts) {
+            return None;
+        }
+        let distance = |&(bits, first): &(u64, usize)| ((bits ^ facts.fingerprint).count_ones(), first);
+        let near = self.prints.iter().map(distance).filter(|(bits, _)| *bits <= self.most_bits).min();
+        near.map(|(bits, first)| Similar { first, second, similarity: 1.0 - f64::from(bits) / 64.0 })
+    }
+}
+
+fn has_detail(facts: &PictureFacts) -> bool {
+    (LEAST_DETAIL..=64 - LEAST_DETAIL).contains(&facts.fingerprint.count_ones())
+}
+
+/// For every picture with the same file as one before it, or whose fingerprint has at least the share `similarity` of its
+/// bits equal, such a pair. Plain pictures, which all have nearly the same fingerprint, are compared by file alone, and so
+/// are all if there are very many.
+pub fn similar_pictures(pictures: &[Option<PictureFacts>], similarity: f64) -> Vec<Similar> {
+    let mut known = Known::new(similarity, pictures.len().saturating_mul(pictures.len()) / 2);
+    let mut pairs = Vec::new();
+    for (index, facts) in pictures.iter().enumerate() {
+        let Some(facts) = facts else { continue };
+        match known.find(index, facts) {
+            Some(pair) if pair.similarity == 1.0 => pairs.push(pair),
+            near => {
+                pairs.extend(near);
+                known.add(index, facts);
+            }
+        }
+    }
+    pairs
+}
+
+/// For each of `pictures` the most similar of `known`, if it is similar enough: `first` is its place in `known`. As
+/// [`similar_pictures`], which compares pictures among themselves.
+pub fn pictures_similar_to(
+    known: &[Option<PictureFacts>],
+    pictures: &[Option<PictureFacts>],
+    similarity: f64,
+) -> Vec<Option<Similar>> {
+    let mut there = Known::new(similarity, known.len().saturating_mul(pictures.len()));
+    for (index, facts) in known.iter().enumerate() {
+        facts.iter().for_each(|facts| there.add(index, facts));
+    }
+    pictures.iter().enumerate().map(|(index, facts)| there.find(index, facts.as_ref()?)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,10 +235,35 @@ mod tests {
             Pixels { width, height, channels: 1, data: data.collect() }
         };
         let original = fingerprint(wave(200, 150, 1.0));
-        assert!((original ^ fingerprint(wave(90, 67, 1.0))).count_ones() <= ALIKE_BITS);
-        assert!((original ^ fingerprint(wave(200, 150, 0.8))).count_ones() <= ALIKE_BITS);
+        assert!((original ^ fingerprint(wave(90, 67, 1.0))).count_ones() <= 3);
+        assert!((original ^ fingerprint(wave(200, 150, 0.8))).count_ones() <= 3);
         let mut other = wave(200, 150, 1.0);
         other.flip_horizontally();
         assert!((original ^ fingerprint(other)).count_ones() > 20);
+    }
+
+    #[test]
+    fn pictures_are_alike_by_file_or_by_fingerprint_and_plain_ones_by_file_alone() {
+        let facts = |file: u8, fingerprint: u64| {
+            Some(PictureFacts { width: 8, height: 8, sha256: [file; 32], fingerprint })
+        };
+        let bits = 0x5555_5555_5555_5555;
+        let pictures = [
+            facts(1, bits),
+            facts(2, bits ^ 7),
+            None,
+            facts(1, bits),
+            facts(3, bits ^ 15),
+            facts(4, 0),
+            facts(5, 1),
+        ];
+        let pair = |first, second, similarity| Similar { first, second, similarity };
+        // The fifth differs from the first in four bits and from the second in one.
+        let expected = [pair(0, 1, 61.0 / 64.0), pair(0, 3, 1.0), pair(1, 4, 63.0 / 64.0)];
+        assert_eq!(similar_pictures(&pictures, ALIKE), expected);
+        let found = pictures_similar_to(&pictures[..1], &pictures[1..], ALIKE);
+        let places: Vec<Option<usize>> = found.iter().map(|pair| pair.map(|pair| pair.second)).collect();
+        assert_eq!(places, [Some(0), None, Some(2), None, None, None]);
+        assert_eq!(similar_pictures(&pictures, 1.0), [pair(0, 3, 1.0)]);
     }
 }

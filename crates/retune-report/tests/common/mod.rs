@@ -73,7 +73,7 @@ pub fn classification(labels: Vec<String>, samples: usize, signal: f64, seed: u6
             logits.push((1.5 * (likeness + draws.normal())) as f32);
         }
     }
-    Classification { labels, targets, logits }
+    Classification { labels, targets, logits, threshold: None }
 }
 
 pub fn classification_rows(table: &Classification, seed: u64) -> String {
@@ -352,7 +352,7 @@ pub fn multi_label(folder: &Path) {
             .iter()
             .map(|&holds| (if holds { 1.6 } else { -1.9 } + 1.5 * draws.normal()) as f32)
             .collect();
-        MultiLabel { labels: labels.clone(), targets, logits, threshold: 0.5 }
+        MultiLabel { labels: labels.clone(), targets, logits, thresholds: vec![0.5; labels.len()] }
     };
     let (validation, test) = (table(3), table(4));
     let options = EvaluationOptions::default();

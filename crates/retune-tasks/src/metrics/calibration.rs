@@ -201,6 +201,7 @@ mod tests {
             labels: vec!["no".into(), "yes".into()],
             targets: vec![1, 1, 1, 0],
             logits: [[0.0, 4.0]; 4].concat(),
+            threshold: None,
         };
         let fit = fit_temperature(&table).unwrap().unwrap();
         // sigmoid(4 / T) = 3/4  ⇒  T = 4 / ln 3
@@ -211,10 +212,15 @@ mod tests {
     #[test]
     fn no_temperature_is_fitted_where_there_is_no_minimum() {
         let labels = vec!["a".to_owned(), "b".to_owned()];
-        let all_right =
-            Classification { labels: labels.clone(), targets: vec![0, 1], logits: vec![1.0, 0.0, 0.0, 1.0] };
+        let all_right = Classification {
+            labels: labels.clone(),
+            targets: vec![0, 1],
+            logits: vec![1.0, 0.0, 0.0, 1.0],
+            threshold: None,
+        };
         assert_eq!(fit_temperature(&all_right).unwrap(), None);
-        let all_wrong = Classification { labels, targets: vec![1, 0], logits: vec![1.0, 0.0, 0.0, 1.0] };
+        let all_wrong =
+            Classification { labels, targets: vec![1, 0], logits: vec![1.0, 0.0, 0.0, 1.0], threshold: None };
         assert_eq!(fit_temperature(&all_wrong).unwrap(), None);
     }
 
@@ -226,8 +232,7 @@ mod tests {
             let table = Classification {
                 labels: vec!["a".into(), "b".into(), "c".into()],
                 targets: rows.iter().map(|row| row.0).collect(),
-                logits: rows.iter().flat_map(|row| [row.1, row.2, row.3]).collect(),
-            };
+                logits: rows.iter().flat_map(|row| [row.1, row.2, row.3]).collect(), threshold: None };
             if let Some(fit) = fit_temperature(&table).unwrap() {
                 prop_assert!(fit.log_loss_after <= fit.log_loss_before + 1e-9);
                 prop_assert!(fit.temperature > 0.0);

@@ -2,6 +2,7 @@
 
 use super::calibration::ReliabilityDiagram;
 use super::confusion::{Average, ConfusionCounts};
+use super::multi_label::sigmoid;
 use super::ranking::Ranking;
 use super::registry::metrics_named;
 use super::{Metric, MetricsError, Table, ratio, weighted_mean};
@@ -15,6 +16,8 @@ pub struct Classification {
     pub targets: Vec<u32>,
     /// Row-major `[samples, classes]`.
     pub logits: Vec<f32>,
+    /// With two classes, the probability of the second from which on it is predicted; 0.5 unless chosen otherwise.
+    pub threshold: Option<f64>,
 }
 
 impl Classification {
@@ -45,12 +48,17 @@ impl Classification {
         self.logits.chunks_exact(self.labels.len().max(1))
     }
 
-    /// The highest-scoring class of each sample, the first of equal ones.
+    /// The predicted class of each sample: the highest-scoring, the first of equal ones, unless a threshold decides.
     pub fn predictions(&self) -> Vec<u32> {
-        self.rows().map(argmax).collect()
+        match self.threshold {
+            Some(threshold) if self.labels.len() == 2 => {
+                self.rows().map(|row| u32::from(sigmoid(row[1] - row[0]) >= threshold)).collect()
+            }
+            _ => self.rows().map(argmax).collect(),
+        }
     }
 
-    /// Confidence in the predicted class against being right, with logits divided by `temperature`.
+    /// Confidence in the most probable class against being right, with logits divided by `temperature`.
     pub fn reliability(&self, temperature: f64) -> ReliabilityDiagram {
         let mut diagram = ReliabilityDiagram::default();
         for (row, &target) in self.rows().zip(&self.targets) {
@@ -107,6 +115,8 @@ pub(super) struct ClassificationTable {
     classes: usize,
     targets: Vec<u32>,
     predictions: Vec<u32>,
+    /// Whether the most probable class, of which the confidences are, is right.
+    is_probable: Vec<bool>,
     confidences: Vec<f64>,
     log_losses: Vec<f64>,
     /// One per class, or one alone (the second class) with two classes; empty where not prepared.
@@ -146,6 +156,11 @@ impl ClassificationTable {
             classes,
             targets: table.targets.clone(),
             predictions: table.predictions(),
+            is_probable: table
+                .rows()
+                .zip(&table.targets)
+                .map(|(row, &target)| argmax(row) == target)
+                .collect(),
             confidences: table.rows().map(|row| confidence(row, 1.0)).collect(),
             log_losses: table
                 .rows()
@@ -214,8 +229,7 @@ impl Table for ClassificationTable {
             "ece" => {
                 let mut diagram = ReliabilityDiagram::default();
                 for (index, &weight) in weights.iter().enumerate() {
-                    let hit = self.targets[index] == self.predictions[index];
-                    diagram.add_weighted(self.confidences[index], hit, weight);
+                    diagram.add_weighted(self.confidences[index], self.is_probable[index], weight);
                 }
                 diagram.expected_calibration_error()
             }
@@ -254,6 +268,7 @@ mod tests {
             labels: vec!["a".into(), "b".into()],
             targets: vec![0, 1],
             logits: vec![0.0, 1.0, 2.0, 3.0],
+            threshold: None,
         };
         assert_eq!(good.check(), Ok(()));
         let nan = Classification { logits: vec![0.0, 1.0, 2.0, f32::NAN], ..good.clone() };

@@ -200,6 +200,7 @@ mod tests {
             labels: vec!["a".into(), "b".into()],
             targets: vec![0; right.len()],
             logits: right.iter().flat_map(|&right| if right { [1.0, 0.0] } else { [0.0, 1.0] }).collect(),
+            threshold: None,
         }
     }
 

@@ -14,6 +14,7 @@ mod multi_label;
 mod ranking;
 mod registry;
 mod regression;
+mod threshold;
 
 pub use bootstrap::{Bootstrap, Interval, wilson_interval};
 pub use calibration::{
@@ -35,6 +36,7 @@ pub use registry::{Direction, METRICS, Metric};
 pub use regression::{
     Regression, mean_absolute_error, mean_squared_error, pearson_correlation, r_squared, spearman_correlation,
 };
+pub use threshold::{ThresholdGoal, best_threshold};
 
 /// Why a table of predictions cannot be measured.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

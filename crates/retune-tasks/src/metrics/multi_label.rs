@@ -15,8 +15,8 @@ pub struct MultiLabel {
     pub targets: Vec<bool>,
     /// Row-major `[samples, labels]`.
     pub logits: Vec<f32>,
-    /// A label is predicted where its sigmoid is at least this; 0.5 unless chosen otherwise.
-    pub threshold: f64,
+    /// For each label, from which sigmoid on it is predicted; 0.5 unless chosen otherwise.
+    pub thresholds: Vec<f64>,
 }
 
 impl MultiLabel {
@@ -36,6 +36,10 @@ impl MultiLabel {
         if self.logits.len() != expected {
             return Err(MetricsError::Shape { what: "logits", expected, found: self.logits.len() });
         }
+        if self.thresholds.len() != labels {
+            let found = self.thresholds.len();
+            return Err(MetricsError::Shape { what: "thresholds", expected: labels, found });
+        }
         if let Some(index) = self.logits.iter().position(|logit| !logit.is_finite()) {
             return Err(MetricsError::NotFinite { sample: index / labels, what: "logit" });
         }
@@ -44,7 +48,11 @@ impl MultiLabel {
 
     /// Whether each label is predicted, `[samples, labels]`.
     pub fn predictions(&self) -> Vec<bool> {
-        self.logits.iter().map(|&logit| sigmoid(logit) >= self.threshold).collect()
+        self.logits
+            .iter()
+            .zip(self.thresholds.iter().cycle())
+            .map(|(&logit, &threshold)| sigmoid(logit) >= threshold)
+            .collect()
     }
 
     /// The stated probability of each label against its holding, over all samples and labels.
@@ -237,7 +245,7 @@ mod tests {
             labels: ["a", "b", "c"].map(String::from).to_vec(),
             targets: vec![true, false, true, false, true, false],
             logits: vec![3.0, -3.0, 2.0, -1.0, -2.0, -3.0],
-            threshold: 0.5,
+            thresholds: vec![0.5; 3],
         }
     }
 

@@ -98,6 +98,11 @@ impl Prefix {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Features that are kept nowhere, for a caller that wants them all the same.
+    pub fn nowhere(cut: usize) -> Self {
+        Self::new(cut, String::new(), 0, None, None)
+    }
+
     /// Logits of samples from their features.
     pub fn logits<'s>(
         &self,

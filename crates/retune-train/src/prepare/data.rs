@@ -6,8 +6,8 @@ use std::path::Path;
 use retune_data::image::{PictureOptions, check_pictures, open_pictures};
 use retune_data::{
     CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, LabelSet, Modality, OnMissing,
-    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, check_splits, check_table,
-    hold_out, infer_roles, k_fold, read_table,
+    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, check_groups, check_splits,
+    check_table, hold_out, hold_out_latest, infer_roles, k_fold, read_table,
 };
 use retune_tasks::{ClassificationTask, ProblemType};
 
@@ -15,6 +15,7 @@ use crate::TrainError;
 use crate::data_check::apply_missing_policy;
 use crate::event::Event;
 use crate::recipe::{BadRowPolicy, ClassWeights, MissingPolicy, Recipe};
+use crate::review;
 use crate::trainee::Split;
 
 /// The reading options of a recipe.
@@ -45,6 +46,8 @@ pub fn read_options(recipe: &Recipe) -> Result<ReadOptions, TrainError> {
         columns: data.columns.clone(),
         encoding: data.encoding.clone(),
         on_bad_row,
+        fill_missing: data.fill_missing.clone(),
+        drop_missing: data.drop_missing.clone(),
         ..ReadOptions::default()
     })
 }
@@ -130,7 +133,12 @@ pub(crate) fn training_path(recipe: &Recipe) -> Result<&Path, TrainError> {
 }
 
 /// Reads and checks the data files of a recipe. Pictures are opened.
-pub(super) fn read_tables(recipe: &Recipe, modality: Modality, threads: usize) -> Result<Tables, TrainError> {
+pub(super) fn read_tables(
+    recipe: &Recipe,
+    modality: Modality,
+    threads: usize,
+    tell: &mut dyn FnMut(Event),
+) -> Result<Tables, TrainError> {
     let options = read_options(recipe)?;
     let overrides = RoleOverrides { modality, ..role_overrides(recipe) };
     let (mut train, roles) = read_with_roles(training_path(recipe)?, &options, &overrides)?;
@@ -141,6 +149,9 @@ pub(super) fn read_tables(recipe: &Recipe, modality: Modality, threads: usize) -
         Modality::Image => open_pictures(table, roles, &pictures),
     };
     open(&mut train, &roles)?;
+    if let Some(decisions) = &recipe.data.review {
+        tell(Event::note(review::apply(Path::new(decisions), &mut train, &roles)?.to_string()));
+    }
     let mut findings = check_table(&train, &roles, &CheckOptions::default());
     findings.extend(check_pictures((&train, &roles), None));
     let mut tables = BTreeMap::new();
@@ -152,6 +163,9 @@ pub(super) fn read_tables(recipe: &Recipe, modality: Modality, threads: usize) -
         let check = CheckOptions { is_training: false, ..CheckOptions::default() };
         findings.extend(check_table(&table, &split_roles, &check));
         findings.extend(check_splits((&train, &roles), (&table, &split_roles)));
+        if let Some(column) = &recipe.data.group_column {
+            findings.extend(check_groups(&train, &table, column));
+        }
         findings.extend(check_pictures((&train, &roles), Some((&table, &split_roles))));
         tables.insert(split, (table, split_roles));
     }
@@ -202,7 +216,10 @@ pub(super) fn make_datasets<E: Example>(
             datasets.remove(&Split::Validation);
             Some(k_fold(&train, folds, &split_options)?.swap_remove(fold))
         }
-        (None, Some(fraction)) => Some(hold_out(&train, fraction, &split_options)?),
+        (None, Some(fraction)) => Some(match &recipe.data.time_column {
+            Some(column) => hold_out_latest(&train, fraction, column)?,
+            None => hold_out(&train, fraction, &split_options)?,
+        }),
         (None, None) => None,
     };
     if let Some(split) = split {
@@ -253,6 +270,8 @@ pub(super) fn make_task<E: Example>(
         labels,
         label_smoothing: recipe.task.label_smoothing,
         class_weights,
+        focal_gamma: recipe.task.focal_gamma,
+        thresholds: None,
     })
 }
 

@@ -17,8 +17,8 @@ use serde_json::Map;
 
 use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
 use super::{
-    ModelLocation, PrepareOptions, Prepared, check_metric, context_threads, hash_inputs, make_context,
-    record_choices,
+    ModelLocation, PrepareOptions, Prepared, check_imbalance, check_metric, check_thresholds,
+    context_threads, hash_inputs, make_context, record_choices,
 };
 use crate::TrainError;
 use crate::event::Event;
@@ -44,7 +44,7 @@ pub(super) fn prepare(
     config.set_size(preprocessor.size);
     expand_folders(&mut recipe, options.fold.is_some())?;
 
-    let Tables { tables, findings } = read_tables(&recipe, Modality::Image, threads)?;
+    let Tables { tables, findings } = read_tables(&recipe, Modality::Image, threads, tell)?;
     refuse_errors(&findings)?;
     let reasons = tables[&Split::Train].1.reasons.clone();
     let mut picture_hashes = BTreeMap::new();
@@ -59,6 +59,8 @@ pub(super) fn prepare(
     let task = make_task(&mut recipe, &splits[&Split::Train])?;
     check_metric(&recipe, &task)?;
     check_augmentation(&recipe, &preprocessor, task.problem_type)?;
+    check_imbalance(&recipe, &task)?;
+    check_thresholds(&recipe, options.fold.is_some(), &task)?;
 
     let lora = recipe.strategy.lora();
     let parts = ImageClassifierParts {
@@ -144,6 +146,7 @@ fn refuse_text_settings(recipe: &Recipe) -> Result<(), TrainError> {
         ("data.max_length", data.max_length.is_some()),
         ("data.stride", data.stride.is_some()),
         ("train.group_by_length", recipe.train.group_by_length),
+        ("what is about texts in [augmentation]", !recipe.augmentation.to_text_augmentation().is_none()),
     ];
     if let Some((key, _)) = set.into_iter().find(|(_, is_set)| *is_set) {
         let message = format!("{key} is set, but the model reads pictures; remove it, or name a text model");

@@ -11,15 +11,15 @@ use retune_tasks::{ClassificationTask, ProblemType};
 
 use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
 use super::{
-    ModelLocation, PrepareOptions, Prepared, check_metric, context_threads, hash_inputs, make_context,
-    record_choices,
+    ModelLocation, PrepareOptions, Prepared, check_imbalance, check_metric, check_thresholds,
+    context_threads, hash_inputs, make_context, record_choices,
 };
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::{AugmentationSection, Recipe};
+use crate::recipe::Recipe;
 use crate::stages::plan_stages;
-use crate::text::{TextSplit, TextTrainee};
+use crate::text::{TextSplit, TextTrainee, TextViews};
 use crate::trainee::Split;
 
 /// Prepares a run on texts.
@@ -36,7 +36,7 @@ pub(super) fn prepare(
     let model_type = config.string("model_type")?.to_owned();
     let family = retune_models::text::family(&config)?;
 
-    let Tables { tables, findings } = read_tables(&recipe, Modality::Text, context_threads(&context))?;
+    let Tables { tables, findings } = read_tables(&recipe, Modality::Text, context_threads(&context), tell)?;
     refuse_errors(&findings)?;
     let reasons = tables[&Split::Train].1.reasons.clone();
     let of_model = labels_of(&config);
@@ -45,6 +45,8 @@ pub(super) fn prepare(
     let task = make_task(&mut recipe, &datasets[&Split::Train])?;
 
     check_metric(&recipe, &task)?;
+    check_imbalance(&recipe, &task)?;
+    check_thresholds(&recipe, options.fold.is_some(), &task)?;
     let lora = recipe.strategy.lora();
     let mut builder = ParameterBuilder::default();
     let parts = TextClassifierParts {
@@ -78,7 +80,9 @@ pub(super) fn prepare(
     model_files.push(config.path().to_owned());
     let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
     record_choices(&mut recipe, &splits[&Split::Train].dataset, &task);
-    let trainee = ModalTrainee::Text(Box::new(TextTrainee { model, splits }));
+    let augmentation = recipe.augmentation.to_text_augmentation();
+    let views = (!augmentation.is_none()).then(|| TextViews { augmentation, tokenizer, policy });
+    let trainee = ModalTrainee::Text(Box::new(TextTrainee { model, splits, views }));
     Ok(Prepared {
         recipe,
         model_directory,
@@ -108,7 +112,7 @@ fn refuse_image_settings(recipe: &Recipe) -> Result<(), TrainError> {
         ("data.channels", data.channels.is_some()),
         ("data.image_mean", data.image_mean.is_some()),
         ("data.image_std", data.image_std.is_some()),
-        ("[augmentation]", recipe.augmentation != AugmentationSection::default()),
+        ("what is about pictures in [augmentation]", !recipe.augmentation.leaves_pictures()),
     ];
     match set.into_iter().find(|(_, is_set)| *is_set) {
         Some((key, _)) => Err(TrainError::Setting(format!(

@@ -1,9 +1,11 @@
-//! The `[augmentation]` section: random views of pictures.
+//! The `[augmentation]` section: random views of pictures and texts.
 
+use retune_data::TextAugmentation;
 use retune_data::image::{Augmentation, Crop, Mixing, Place, Policy};
 use serde::{Deserialize, Serialize};
 
-/// `[augmentation]`. The default is what a small set of pictures wants: random crops and mirror images.
+/// `[augmentation]`. The default is what a small set of pictures wants: random crops and mirror images. Texts are left as
+/// they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentationSection {
@@ -45,6 +47,14 @@ pub struct AugmentationSection {
     pub mixup_switch_prob: f64,
     /// What is averaged in evaluation and prediction.
     pub test_time: TestTime,
+    /// Probability of each word to be left out.
+    pub word_dropout: f64,
+    /// Probability of each word to change places with the next.
+    pub word_swap: f64,
+    /// Probability that a text is written in another casing.
+    pub casing: f64,
+    /// Probability of each letter to be mistyped.
+    pub typos: f64,
 }
 
 /// What is averaged in evaluation and prediction.
@@ -102,6 +112,10 @@ impl Default for AugmentationSection {
             mixup_prob: 1.0,
             mixup_switch_prob: 0.5,
             test_time: TestTime::None,
+            word_dropout: 0.0,
+            word_swap: 0.0,
+            casing: 0.0,
+            typos: 0.0,
         }
     }
 }
@@ -121,7 +135,19 @@ impl AugmentationSection {
         keys.into_iter().find(|&(_, alpha)| alpha > 0.0).map(|(key, _)| key)
     }
 
-    /// As the data crate takes it.
+    /// Whether nothing was changed that is about pictures.
+    pub fn leaves_pictures(&self) -> bool {
+        let TextAugmentation { word_dropout, word_swap, casing, typos } = self.to_text_augmentation();
+        *self == Self { word_dropout, word_swap, casing, typos, ..Self::default() }
+    }
+
+    /// As the data crate takes it for texts.
+    pub fn to_text_augmentation(&self) -> TextAugmentation {
+        let Self { word_dropout, word_swap, casing, typos, .. } = *self;
+        TextAugmentation { word_dropout, word_swap, casing, typos }
+    }
+
+    /// As the data crate takes it for pictures.
     pub fn to_augmentation(&self) -> Augmentation {
         Augmentation {
             crop: self.crop,

@@ -7,7 +7,7 @@ use toml::Value;
 use super::parse::check_table;
 use super::{
     AugmentationSection, ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName,
-    ScheduleSection, StageTarget,
+    ScheduleSection, StageTarget, ThresholdTuning,
 };
 
 type Checked = Result<(), RecipeError>;
@@ -53,6 +53,12 @@ impl Recipe {
             let problem = "there is a validation file too; remove one of the two";
             return Err(self.error("data.validation_split", problem));
         }
+        let (by_time, splits) = (data.time_column.is_some(), data.validation_split.is_some());
+        self.only_with("data.time_column", by_time, splits, "validation_split")?;
+        if by_time && data.group_column.is_some() {
+            return Err(self
+                .error("data.time_column", "rows are held out by time or by group; remove one of the two"));
+        }
         let windows = data.over_length == OverLength::Window;
         self.only_with("data.stride", data.stride.is_some(), windows, "over_length = \"window\"")?;
         if let (Some(stride), Some(max_length)) = (data.stride, data.max_length)
@@ -81,6 +87,13 @@ impl Recipe {
         let classes = task.problem_type != Some(retune_tasks::ProblemType::Regression);
         let classification = "classification";
         self.only_with("task.label_smoothing", task.label_smoothing != 0.0, classes, classification)?;
+        self.only_with("task.focal_gamma", task.focal_gamma != 0.0, classes, classification)?;
+        if task.focal_gamma != 0.0 && task.label_smoothing != 0.0 {
+            let problem = "has no meaning beside label_smoothing; remove one of the two";
+            return Err(self.error("task.focal_gamma", problem));
+        }
+        let tunes = task.tune_thresholds != ThresholdTuning::None;
+        self.only_with("task.tune_thresholds", tunes, classes, classification)?;
         self.only_with(
             "task.class_weights",
             task.class_weights != ClassWeights::None,

@@ -43,6 +43,8 @@ pub enum Kind {
     NumberList,
     /// One of these words; those of the second list are read as other spellings of them.
     Choice(&'static [&'static str], &'static [&'static str]),
+    /// A table of strings by name.
+    TextTable,
     /// A table of numbers in a range by name, such as learning rates by layer-group pattern.
     NumberTable(Range),
     /// One of these words, or a table of numbers of at least 0 by label.
@@ -120,6 +122,7 @@ impl Kind {
             Self::IntegerList => "a list of integers of at least 1".to_owned(),
             Self::NumberList => "a list of numbers".to_owned(),
             Self::Choice(words, _) => format!("one of {}", quoted(words)),
+            Self::TextTable => "a table of strings".to_owned(),
             Self::NumberTable(range) => format!("a table of numbers{}", range.describe()),
             Self::ChoiceOrTable(words) => {
                 format!("one of {}, or a table of numbers of at least 0", quoted(words))
@@ -138,7 +141,7 @@ fn quoted(words: &[&str]) -> String {
 pub const SECTIONS: &[(&str, &str)] = &[
     ("model", "The checkpoint to start from."),
     ("data", "Files, columns, and what to do with rows that do not fit."),
-    ("augmentation", "Random views of training pictures."),
+    ("augmentation", "Random views of training pictures and texts, never of validation or test data."),
     ("task", "What is learned."),
     ("strategy", "Which layer groups train, when, and at which share of the learning rate."),
     ("optimizer", "The update rule."),

@@ -138,7 +138,9 @@ fn in_section(
     })?;
     let inner = match (key.kind, rest) {
         (_, []) => None,
-        (Kind::NumberTable(_) | Kind::ChoiceOrTable(_) | Kind::Schedule, rest) => Some(rest.join(".")),
+        (Kind::TextTable | Kind::NumberTable(_) | Kind::ChoiceOrTable(_) | Kind::Schedule, rest) => {
+            Some(rest.join("."))
+        }
         _ => {
             let problem = format!("\"{name}\" has no keys of its own");
             return Err(RecipeError::Override { text: text.to_owned(), problem });

@@ -247,6 +247,7 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
         }
         (Kind::ChoiceOrTable(words), Value::String(word)) => words.contains(&word.as_str()),
         (Kind::WordOrList(expected), Value::String(word)) => word == expected,
+        (Kind::TextTable, Value::Table(table)) => table.values().all(Value::is_str),
         (Kind::NumberTable(range), Value::Table(table)) => {
             return check_numbers(table, range, path, places);
         }

@@ -7,6 +7,7 @@ use retune_data::image::Interpolation;
 use retune_models::{LoraConfig, LoraTarget};
 use retune_nn::OptimizerKind;
 use retune_tasks::ProblemType;
+use retune_tasks::metrics::ThresholdGoal;
 use serde::{Deserialize, Serialize};
 
 /// `[model]`.
@@ -47,6 +48,8 @@ pub struct DataSection {
     pub test: Option<String>,
     /// The share of the training rows that becomes the validation split.
     pub validation_split: Option<f64>,
+    /// A person's decisions about rows of the training file.
+    pub review: Option<String>,
     /// The column of texts.
     pub text_column: Option<String>,
     /// The column of second texts, for pairs.
@@ -61,6 +64,8 @@ pub struct DataSection {
     pub id_column: Option<String>,
     /// The column of groups that no split may cut through.
     pub group_column: Option<String>,
+    /// The column of times by which the validation split is held out.
+    pub time_column: Option<String>,
     /// The columns' names, for a file without a header.
     pub columns: Option<Vec<String>>,
     /// Whether the first row is a header; found out if unset.
@@ -75,6 +80,10 @@ pub struct DataSection {
     pub on_bad_row: BadRowPolicy,
     /// What to do with a row without a label.
     pub missing_label: MissingPolicy,
+    /// What empty cells of a column are filled with.
+    pub fill_missing: BTreeMap<String, String>,
+    /// Columns whose empty cells have their row left out.
+    pub drop_missing: Vec<String>,
     /// The greatest number of tokens of a sample; the model's if unset.
     pub max_length: Option<usize>,
     /// What to do with a text that is longer.
@@ -199,6 +208,10 @@ pub struct TaskSection {
     pub label_smoothing: f32,
     /// The weight of each class in the loss.
     pub class_weights: ClassWeights,
+    /// The exponent of the focal loss; 0 for plain cross-entropy.
+    pub focal_gamma: f32,
+    /// What decision thresholds are tuned for on the validation data.
+    pub tune_thresholds: ThresholdTuning,
 }
 
 impl Default for TaskSection {
@@ -208,6 +221,32 @@ impl Default for TaskSection {
             problem_type: None,
             label_smoothing: 0.0,
             class_weights: ClassWeights::default(),
+            focal_gamma: 0.0,
+            tune_thresholds: ThresholdTuning::default(),
+        }
+    }
+}
+
+/// What decision thresholds are tuned for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThresholdTuning {
+    /// They are not: a label is predicted from 0.5 on.
+    #[default]
+    None,
+    /// F1.
+    F1,
+    /// Balanced accuracy.
+    BalancedAccuracy,
+}
+
+impl ThresholdTuning {
+    /// The goal, if there is one.
+    pub(crate) fn goal(self) -> Option<ThresholdGoal> {
+        match self {
+            Self::None => None,
+            Self::F1 => Some(ThresholdGoal::F1),
+            Self::BalancedAccuracy => Some(ThresholdGoal::BalancedAccuracy),
         }
     }
 }
@@ -536,6 +575,8 @@ pub struct TrainSection {
     pub early_stopping_threshold: f64,
     /// Whether texts of like length share a batch.
     pub group_by_length: bool,
+    /// How often each training row is drawn.
+    pub sampling: Sampling,
     /// Whether blocks recompute their activations in backward.
     pub gradient_checkpointing: bool,
     /// Where the features below the deepest layer group that trains are kept.
@@ -579,6 +620,7 @@ impl Default for TrainSection {
             early_stopping_patience: None,
             early_stopping_threshold: 0.0,
             group_by_length: false,
+            sampling: Sampling::default(),
             gradient_checkpointing: false,
             feature_cache: FeatureCacheMode::default(),
             feature_cache_bytes: 2 << 30,
@@ -605,6 +647,17 @@ pub enum Precision {
     Bf16,
     /// The fastest that the machine has.
     Auto,
+}
+
+/// How often each training row is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// Once in every epoch.
+    #[default]
+    Uniform,
+    /// So that every class comes equally often.
+    Balanced,
 }
 
 /// Where features of frozen layer groups are kept.

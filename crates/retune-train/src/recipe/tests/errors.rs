@@ -50,7 +50,7 @@ fn an_unknown_name_is_refused_with_what_was_probably_meant() {
         (
             "[task]\nzzz = 1",
             "recipe.toml:4: unknown key \"zzz\" in [task]; the keys of [task] are type, problem_type, label_smoothing, \
-             class_weights",
+             class_weights, focal_gamma, tune_thresholds",
         ),
         (
             "[strategy]\nmethod = \"stages\"\n[[stage]]\ntrain = [\"all\"]\nlearning_rates = 1",

@@ -75,6 +75,7 @@ fn allowed(kind: Kind) -> Vec<String> {
         Kind::IntegerList => vec!["[1, 4294967295]".to_owned()],
         Kind::NumberList => vec!["[]".to_owned(), "[0, -0.5]".to_owned()],
         Kind::Choice(first, others) => [words(first), words(others)].concat(),
+        Kind::TextTable => vec!["{ a = \"b\" }".to_owned()],
         Kind::NumberTable(_) => vec!["{ \"a.*\" = 1, b = 0.5 }".to_owned()],
         Kind::ChoiceOrTable(first) => [words(first), vec!["{ a = 0, \"b c\" = 0.5 }".to_owned()]].concat(),
         Kind::WordOrList(word) => vec![format!("\"{word}\""), "[\"x\"]".to_owned()],
