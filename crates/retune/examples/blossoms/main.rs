@@ -20,7 +20,7 @@ use retune::train::{Event, FitOptions, PrepareOptions, Recipe, RunSummary, StopF
 /// The small task: kinds that were not seen before.
 const NEW: [usize; 6] = [1, 14, 23, 35, 44, 58];
 /// Pictures of a kind.
-const LARGE: [(&str, usize); 2] = [("train", 160), ("val", 10)];
+const LARGE: [(&str, usize); 2] = [("train", 200), ("val", 10)];
 const SMALL: [(&str, usize); 3] = [("train", 12), ("val", 8), ("test", 40)];
 const SEEDS: [u64; 3] = [1, 2, 3];
 
