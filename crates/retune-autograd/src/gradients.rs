@@ -2,11 +2,32 @@
 
 use std::ops::Range;
 
+/// Where a slot may hold something other than zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Nowhere.
+    #[default]
+    Nothing,
+    /// In the live rows of a table whose rows have `width` values.
+    Rows {
+        /// Values of a row.
+        width: usize,
+        /// Whether each row is live.
+        live: Vec<bool>,
+    },
+    /// Anywhere.
+    Everything,
+}
+
 /// Gradients of the trainable parameters in one contiguous buffer, a slot for each in the order they were given.
+///
+/// The gradient of an embedding table is as dense as any to whoever reads it. But which of its rows were added to is known,
+/// so that no other row needs to be cleared or visited by the optimizer, nor, on most systems, gets memory.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     values: Vec<f32>,
     slots: Vec<Range<usize>>,
+    reach: Vec<Reach>,
     holds_values: bool,
 }
 
@@ -22,7 +43,7 @@ impl Gradients {
     /// Slots without memory, for a tape on `Meta`.
     pub fn meta(lengths: impl IntoIterator<Item = usize>) -> Self {
         let mut end = 0;
-        let slots = lengths
+        let slots: Vec<Range<usize>> = lengths
             .into_iter()
             .map(|length| {
                 let start = end;
@@ -30,7 +51,8 @@ impl Gradients {
                 start..end
             })
             .collect();
-        Self { values: Vec::new(), slots, holds_values: false }
+        let reach = vec![Reach::Nothing; slots.len()];
+        Self { values: Vec::new(), slots, reach, holds_values: false }
     }
 
     /// The number of values in all slots.
@@ -50,7 +72,24 @@ impl Gradients {
 
     /// Sets every gradient to zero.
     pub fn clear(&mut self) {
-        self.values.fill(0.0);
+        for (slot, reach) in self.slots.iter().zip(&mut self.reach) {
+            // On `Meta` there is nothing to clear.
+            let values = self.values.get_mut(slot.clone()).unwrap_or_default();
+            match reach {
+                Reach::Nothing => {}
+                Reach::Rows { width, live } => {
+                    let rows = values.chunks_exact_mut(*width).zip(live.iter());
+                    rows.filter(|(_, live)| **live).for_each(|(row, _)| row.fill(0.0));
+                }
+                Reach::Everything => values.fill(0.0),
+            }
+            *reach = Reach::Nothing;
+        }
+    }
+
+    /// Where a slot may hold something other than zero since it was last cleared.
+    pub fn reach(&self, slot: usize) -> &Reach {
+        &self.reach[slot]
     }
 
     /// All values, slot after slot.
@@ -60,6 +99,7 @@ impl Gradients {
 
     /// All values for writing (restoring a checkpoint taken in mid-accumulation).
     pub fn values_mut(&mut self) -> &mut [f32] {
+        self.reach.fill(Reach::Everything);
         &mut self.values
     }
 
@@ -70,7 +110,27 @@ impl Gradients {
 
     /// The gradient of one slot for writing; empty on `Meta`.
     pub fn slot_mut(&mut self, slot: usize) -> &mut [f32] {
+        self.reach[slot] = Reach::Everything;
         if self.holds_values { &mut self.values[self.slots[slot].clone()] } else { &mut [] }
+    }
+
+    /// The gradient of a table whose rows have `width` values, for adding to the rows named; empty on `Meta`.
+    pub fn slot_rows_mut(&mut self, slot: usize, width: usize, rows: &[u32]) -> &mut [f32] {
+        if !self.holds_values {
+            return &mut [];
+        }
+        let range = self.slots[slot].clone();
+        let reach = &mut self.reach[slot];
+        if *reach == Reach::Nothing {
+            *reach = Reach::Rows { width, live: vec![false; range.len() / width.max(1)] };
+        }
+        match reach {
+            Reach::Rows { width: known, live } if *known == width => {
+                rows.iter().for_each(|&row| live[row as usize] = true);
+            }
+            _ => *reach = Reach::Everything,
+        }
+        &mut self.values[range]
     }
 
     /// Two different slots for writing at once.
@@ -84,6 +144,7 @@ impl Gradients {
         }
         match (first, second) {
             (Some(first), Some(second)) => {
+                [first, second].into_iter().for_each(|slot| self.reach[slot] = Reach::Everything);
                 let ranges = [self.slots[first].clone(), self.slots[second].clone()];
                 match self.values.get_disjoint_mut(ranges) {
                     Ok([first, second]) => (Some(first), Some(second)),

@@ -11,6 +11,6 @@ mod image;
 mod ops;
 mod tape;
 
-pub use gradients::Gradients;
+pub use gradients::{Gradients, Reach};
 pub use ops::Pooling;
 pub use tape::{Backward, LeafGradients, Tape, Var};

@@ -347,7 +347,7 @@ impl<'s> Tape<'s> {
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
                 for (table, indices) in &tables {
-                    if let Some(gradient) = walk.parameter_gradient(table) {
+                    if let Some(gradient) = walk.table_gradient(table, indices) {
                         ops::embedding_backward(&context, indices, &dy, gradient);
                     }
                 }

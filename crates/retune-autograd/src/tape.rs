@@ -230,6 +230,13 @@ impl Backward<'_> {
         var.slot().map(|slot| self.gradients.slot_mut(slot))
     }
 
+    /// The gradient buffer of a table [rows, width], for adding to the rows named and to no others; `None` if `var` is not
+    /// a trainable parameter. Empty on `Meta`.
+    pub fn table_gradient(&mut self, var: &Var, rows: &[u32]) -> Option<&mut [f32]> {
+        let width = var.tensor().width();
+        var.slot().map(|slot| self.gradients.slot_rows_mut(slot, width, rows))
+    }
+
     /// The gradient buffers of two parameters at once.
     pub fn parameter_gradients(
         &mut self,

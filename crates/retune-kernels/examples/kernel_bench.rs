@@ -242,7 +242,7 @@ impl Bench {
             decoupled: true,
         };
         self.bytes(&name("adamw"), 7 * 4 * parameters, || {
-            adamw_step(cpu, &adamw, 1.0, &mut w, &g, &mut m, &mut v);
+            adamw_step(cpu, &adamw, 1.0, &mut w, &g, &mut m, &mut v, None);
         });
         self.bytes(&name("sum of squares"), 4 * parameters, || {
             black_box(sum_of_squares(cpu, &g));

@@ -46,7 +46,9 @@ pub use layout::{
     Columns, adaptive_avg_pool2d_backward, adaptive_avg_pool2d_forward, copy_columns, transpose_each,
 };
 pub use loss::{bce_with_logits, cross_entropy, mse};
-pub use optimizer::{AdamW, Lion, RmsProp, Sgd, adamw_step, ema_update, lion_step, rmsprop_step, sgd_step};
+pub use optimizer::{
+    AdamW, Lion, LiveRows, RmsProp, Sgd, adamw_step, ema_update, lion_step, rmsprop_step, sgd_step,
+};
 pub use philox::philox4x32;
 pub use pool2d::{Pool2d, avg_pool2d_backward, avg_pool2d_forward, max_pool2d_backward, max_pool2d_forward};
 pub use pooling::{max_pool_backward, max_pool_forward, mean_pool_backward, mean_pool_forward};

@@ -3,6 +3,8 @@
 //! Every gradient is first multiplied by `clip`. Hyperparameters are f64, as PyTorch's are: `1 - 0.999` in f32
 //! is already wrong in the fifth digit.
 
+use std::ops::Range;
+
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise};
@@ -71,9 +73,22 @@ pub struct Lion {
     pub weight_decay: f64,
 }
 
+/// Which rows of a table may have a gradient or a state that is not zero. A step passes over the others quickly, with
+/// the same result: most rows of an embedding table have never been looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveRows<'a> {
+    /// Elements of a row.
+    pub width: usize,
+    /// Whether each row is live.
+    pub live: &'a [bool],
+}
+
 /// How one element changes: from weight, clipped gradient and two states to weight and states.
 trait Rule: Sync {
     fn apply<S: Simd>(&self, s: S, w: S::F, g: S::F, states: [S::F; 2]) -> (S::F, [S::F; 2]);
+
+    /// What a weight is multiplied by where gradient and states are zero and stay so; `None` if they do not.
+    fn idle(&self) -> Option<f32>;
 }
 
 struct Update<'a, R> {
@@ -85,13 +100,14 @@ struct Update<'a, R> {
     states: [Option<Shared<'a, f32>>; 2],
 }
 
-impl<R: Rule> Task for Update<'_, R> {
+impl<R: Rule> Update<'_, R> {
+    /// # Safety
+    /// While this runs, nothing else uses these elements.
     #[inline(always)]
-    fn run<S: Simd>(&self, s: S, piece: usize) {
-        let range = elementwise::piece(piece, self.g.len());
+    unsafe fn span<S: Simd>(&self, s: S, range: Range<usize>) {
         let n = range.len();
         let g = &self.g[range.clone()][..n];
-        // SAFETY: pieces do not overlap.
+        // SAFETY: as the caller vouches.
         let (w, [a, b]) = unsafe {
             (
                 self.w.range(range.clone()),
@@ -117,6 +133,44 @@ impl<R: Rule> Task for Update<'_, R> {
     }
 }
 
+impl<R: Rule> Task for Update<'_, R> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        // SAFETY: pieces do not overlap.
+        unsafe { self.span(s, elementwise::piece(piece, self.g.len())) };
+    }
+}
+
+/// An update of a table, a piece of rows at a time.
+struct UpdateRows<'a, R> {
+    update: Update<'a, R>,
+    rows: LiveRows<'a>,
+    piece_rows: usize,
+    idle: f32,
+}
+
+impl<R: Rule> Task for UpdateRows<'_, R> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, s: S, piece: usize) {
+        let LiveRows { width, live } = self.rows;
+        let idle = s.splat(self.idle);
+        let rows = piece * self.piece_rows..((piece + 1) * self.piece_rows).min(live.len());
+        for (row, &live) in rows.clone().zip(&live[rows]) {
+            let range = row * width..(row + 1) * width;
+            if live {
+                // SAFETY: pieces do not overlap.
+                unsafe { self.update.span(s, range) };
+            } else if self.idle != 1.0 {
+                // SAFETY: as above.
+                let w = unsafe { self.update.w.range(range) };
+                lanes!(S, i in width, {
+                    s.write(w, i, s.mul(s.read(w, i), idle));
+                });
+            }
+        }
+    }
+}
+
 fn update<'a, R: Rule>(
     cpu: &Cpu,
     rule: R,
@@ -124,9 +178,20 @@ fn update<'a, R: Rule>(
     w: &'a mut [f32],
     g: &'a [f32],
     states: [Option<&'a mut [f32]>; 2],
+    rows: Option<LiveRows<'a>>,
 ) {
     let states = states.map(|state| state.map(Shared::new));
-    elementwise::run(cpu, g.len(), &Update { rule, clip, w: Shared::new(w), g, states });
+    let idle = rule.idle();
+    let update = Update { rule, clip, w: Shared::new(w), g, states };
+    match (rows, idle) {
+        (Some(rows), Some(idle)) => {
+            assert_eq!(rows.width * rows.live.len(), g.len(), "the live rows are not those of the table");
+            let piece_rows = (elementwise::ALONE / rows.width.max(1)).max(1);
+            let task = UpdateRows { update, rows, piece_rows, idle };
+            cpu.run(rows.live.len().div_ceil(piece_rows), g.len() <= elementwise::ALONE, &task);
+        }
+        _ => elementwise::run(cpu, g.len(), &update),
+    }
 }
 
 struct AdamWRule {
@@ -150,10 +215,24 @@ impl Rule for AdamWRule {
         let denominator = s.mul_add(s.sqrt(v), s.splat(self.inverse_root_correction), s.splat(self.eps));
         (s.neg_mul_add(s.div(m, denominator), s.splat(self.step_size), w), [m, v])
     }
+
+    fn idle(&self) -> Option<f32> {
+        (self.l2 == 0.0 && self.eps > 0.0).then_some(self.shrink)
+    }
 }
 
 /// One step of Adam or AdamW on weights `w`, gradient `g` and moments `m`, `v`.
-pub fn adamw_step(cpu: &Cpu, p: &AdamW, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+#[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
+pub fn adamw_step(
+    cpu: &Cpu,
+    p: &AdamW,
+    clip: f32,
+    w: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    rows: Option<LiveRows>,
+) {
     assert_eq!(w.len(), g.len(), "adamw_step: w and g differ in length");
     assert_eq!(w.len(), m.len(), "adamw_step: w and m differ in length");
     assert_eq!(w.len(), v.len(), "adamw_step: w and v differ in length");
@@ -168,7 +247,7 @@ pub fn adamw_step(cpu: &Cpu, p: &AdamW, clip: f32, w: &mut [f32], g: &[f32], m: 
         shrink: if p.decoupled { (1.0 - p.learning_rate * p.weight_decay) as f32 } else { 1.0 },
         l2: if p.decoupled { 0.0 } else { p.weight_decay as f32 },
     };
-    update(cpu, rule, clip, w, g, [Some(m), Some(v)]);
+    update(cpu, rule, clip, w, g, [Some(m), Some(v)], rows);
 }
 
 struct SgdRule {
@@ -187,6 +266,10 @@ impl Rule for SgdRule {
         let direction = if self.nesterov { s.mul_add(buffer, s.splat(self.momentum), g) } else { buffer };
         (s.neg_mul_add(direction, s.splat(self.learning_rate), w), [buffer, unused])
     }
+
+    fn idle(&self) -> Option<f32> {
+        (self.weight_decay == 0.0).then_some(1.0)
+    }
 }
 
 /// One step of stochastic gradient descent; `momentum_buffer` is needed when momentum is not zero.
@@ -197,6 +280,7 @@ pub fn sgd_step(
     w: &mut [f32],
     g: &[f32],
     momentum_buffer: Option<&mut [f32]>,
+    rows: Option<LiveRows>,
 ) {
     assert_eq!(w.len(), g.len(), "sgd_step: w and g differ in length");
     assert!(p.momentum == 0.0 || momentum_buffer.is_some(), "sgd_step: momentum needs its buffer");
@@ -215,7 +299,7 @@ pub fn sgd_step(
         entering: if with_momentum && !p.first { (1.0 - p.dampening) as f32 } else { 1.0 },
         nesterov: p.nesterov && with_momentum,
     };
-    update(cpu, rule, clip, w, g, [momentum_buffer, None]);
+    update(cpu, rule, clip, w, g, [momentum_buffer, None], rows);
 }
 
 fn check_momentum(kernel: &str, buffer: Option<&[f32]>, len: usize) {
@@ -240,9 +324,14 @@ impl Rule for RmsPropRule {
         let buffer = s.mul_add(buffer, s.splat(self.momentum), update);
         (s.neg_mul_add(buffer, s.splat(self.learning_rate), w), [average, buffer])
     }
+
+    fn idle(&self) -> Option<f32> {
+        (self.weight_decay == 0.0 && self.eps > 0.0).then_some(1.0)
+    }
 }
 
 /// One step of RMSprop; `momentum_buffer` is needed when momentum is not zero.
+#[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn rmsprop_step(
     cpu: &Cpu,
     p: &RmsProp,
@@ -251,6 +340,7 @@ pub fn rmsprop_step(
     g: &[f32],
     square_avg: &mut [f32],
     momentum_buffer: Option<&mut [f32]>,
+    rows: Option<LiveRows>,
 ) {
     assert_eq!(w.len(), g.len(), "rmsprop_step: w and g differ in length");
     assert_eq!(w.len(), square_avg.len(), "rmsprop_step: w and square_avg differ in length");
@@ -265,7 +355,7 @@ pub fn rmsprop_step(
         momentum: p.momentum as f32,
     };
     let momentum_buffer = momentum_buffer.filter(|_| p.momentum != 0.0);
-    update(cpu, rule, clip, w, g, [Some(square_avg), momentum_buffer]);
+    update(cpu, rule, clip, w, g, [Some(square_avg), momentum_buffer], rows);
 }
 
 struct LionRule {
@@ -287,10 +377,22 @@ impl Rule for LionRule {
         let w = s.sub(s.mul(w, s.splat(self.shrink)), change);
         (w, [s.mul_add(g, s.splat(self.second_rate), s.mul(m, s.splat(self.beta2))), unused])
     }
+
+    fn idle(&self) -> Option<f32> {
+        Some(self.shrink)
+    }
 }
 
 /// One step of Lion on weights `w`, gradient `g` and momentum `m`.
-pub fn lion_step(cpu: &Cpu, p: &Lion, clip: f32, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+pub fn lion_step(
+    cpu: &Cpu,
+    p: &Lion,
+    clip: f32,
+    w: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    rows: Option<LiveRows>,
+) {
     assert_eq!(w.len(), g.len(), "lion_step: w and g differ in length");
     assert_eq!(w.len(), m.len(), "lion_step: w and m differ in length");
     let rule = LionRule {
@@ -301,7 +403,7 @@ pub fn lion_step(cpu: &Cpu, p: &Lion, clip: f32, w: &mut [f32], g: &[f32], m: &m
         beta2: p.beta2 as f32,
         second_rate: (1.0 - p.beta2) as f32,
     };
-    update(cpu, rule, clip, w, g, [Some(m), None]);
+    update(cpu, rule, clip, w, g, [Some(m), None], rows);
 }
 
 struct EmaRule {
@@ -313,10 +415,14 @@ impl Rule for EmaRule {
     fn apply<S: Simd>(&self, s: S, ema: S::F, w: S::F, states: [S::F; 2]) -> (S::F, [S::F; 2]) {
         (s.mul_add(s.sub(w, ema), s.splat(self.rate), ema), states)
     }
+
+    fn idle(&self) -> Option<f32> {
+        None
+    }
 }
 
 /// `ema = decay · ema + (1 - decay) · w`.
 pub fn ema_update(cpu: &Cpu, decay: f64, ema: &mut [f32], w: &[f32]) {
     assert_eq!(ema.len(), w.len(), "ema_update: ema and w differ in length");
-    update(cpu, EmaRule { rate: (1.0 - decay) as f32 }, 1.0, ema, w, [None, None]);
+    update(cpu, EmaRule { rate: (1.0 - decay) as f32 }, 1.0, ema, w, [None, None], None);
 }

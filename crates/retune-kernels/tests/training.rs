@@ -72,7 +72,7 @@ fn optimizer_steps_match_their_definitions() {
         for (step, decoupled) in [(1u64, true), (7, false)] {
             let p = AdamW { step, decoupled, ..ADAMW };
             let (mut w2, mut m2, mut v2) = (w.clone(), m.clone(), v.clone());
-            adamw_step(cpu, &p, clip, &mut w2, &g, &mut m2, &mut v2);
+            adamw_step(cpu, &p, clip, &mut w2, &g, &mut m2, &mut v2, None);
             let after = |i: usize| {
                 let state = [at(&w, i), at(&m, i), at(&v, i)];
                 let AdamW { learning_rate, beta1, beta2, eps, weight_decay, .. } = p;
@@ -103,7 +103,7 @@ fn optimizer_steps_match_their_definitions() {
                 first,
             };
             let (mut w2, mut m2) = (w.clone(), m.clone());
-            sgd_step(cpu, &p, clip, &mut w2, &g, (momentum != 0.0).then_some(&mut m2));
+            sgd_step(cpu, &p, clip, &mut w2, &g, (momentum != 0.0).then_some(&mut m2), None);
             let after = |i: usize| {
                 optimizer::sgd(
                     [at(&w, i), at(&m, i)],
@@ -122,7 +122,7 @@ fn optimizer_steps_match_their_definitions() {
         for momentum in [0.0, 0.5] {
             let p = RmsProp { learning_rate: 0.01, alpha: 0.99, eps: 1e-8, momentum, weight_decay: 0.01 };
             let (mut w2, mut m2, mut v2) = (w.clone(), m.clone(), v.clone());
-            rmsprop_step(cpu, &p, clip, &mut w2, &g, &mut v2, Some(&mut m2));
+            rmsprop_step(cpu, &p, clip, &mut w2, &g, &mut v2, Some(&mut m2), None);
             let after = |i: usize| {
                 optimizer::rmsprop(
                     [at(&w, i), at(&v, i), at(&m, i)],
@@ -140,7 +140,7 @@ fn optimizer_steps_match_their_definitions() {
         }
         let p = Lion { learning_rate: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.1 };
         let (mut w2, mut m2) = (w.clone(), m.clone());
-        lion_step(cpu, &p, clip, &mut w2, &g, &mut m2);
+        lion_step(cpu, &p, clip, &mut w2, &g, &mut m2, None);
         let after = |i: usize| optimizer::lion([at(&w, i), at(&m, i)], gradient(i), 0.01, [0.9, 0.99], 0.1);
         check("lion w", &w2, &|i| after(i)[0]);
         check("lion m", &m2, &|i| after(i)[1]);
@@ -150,12 +150,60 @@ fn optimizer_steps_match_their_definitions() {
     });
 }
 
+/// A step on weights and two states.
+type Step<'a> = &'a dyn Fn(&mut [f32], &mut [f32], &mut [f32]);
+
+#[test]
+fn a_step_over_live_rows_gives_the_bits_of_a_step_over_all() {
+    let (rows, width) = if cfg!(miri) { (5, 9) } else { (1_003, 37) };
+    let live: Vec<bool> = (0..rows).map(|row| row % 7 == 3 || row == 0).collect();
+    let masked = |name: &str| -> Vec<f32> {
+        let values = draw(name, rows * width).into_iter().enumerate();
+        values.map(|(i, value)| if live[i / width] { value } else { 0.0 }).collect()
+    };
+    let (w, g, m) = (draw("w", rows * width), masked("g"), masked("m"));
+    let v: Vec<f32> = m.iter().map(|m| m * m).collect();
+    let some = Some(LiveRows { width, live: &live });
+    on_every_path(|cpu| {
+        let run = |rows: Option<LiveRows>, decay: f64| {
+            let mut all = Vec::new();
+            let mut step = |step: Step| {
+                let (mut w, mut m, mut v) = (w.clone(), m.clone(), v.clone());
+                step(&mut w, &mut m, &mut v);
+                all.extend([w, m, v].concat().into_iter().map(f32::to_bits));
+            };
+            for decoupled in [true, false] {
+                let p = AdamW { step: 3, decoupled, weight_decay: decay, ..ADAMW };
+                step(&|w, m, v| adamw_step(cpu, &p, 0.7, w, &g, m, v, rows));
+            }
+            let p = Sgd {
+                learning_rate: 0.1,
+                momentum: 0.9,
+                dampening: 0.0,
+                nesterov: true,
+                weight_decay: decay,
+                first: false,
+            };
+            step(&|w, m, _| sgd_step(cpu, &p, 0.7, w, &g, Some(m), rows));
+            let p =
+                RmsProp { learning_rate: 0.01, alpha: 0.99, eps: 1e-8, momentum: 0.5, weight_decay: decay };
+            step(&|w, m, v| rmsprop_step(cpu, &p, 0.7, w, &g, v, Some(m), rows));
+            let p = Lion { learning_rate: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: decay };
+            step(&|w, m, _| lion_step(cpu, &p, 0.7, w, &g, m, rows));
+            all
+        };
+        for decay in [0.0, 0.1] {
+            assert!(run(some, decay) == run(None, decay), "weight decay {decay}");
+        }
+    });
+}
+
 #[test]
 fn lion_stands_still_without_gradient_or_momentum() {
     on_every_path(|cpu| {
         let (mut w, mut m) = ([1.0, -1.0, 0.5], [0.0; 3]);
         let p = Lion { learning_rate: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.0 };
-        lion_step(cpu, &p, 1.0, &mut w, &[0.0; 3], &mut m);
+        lion_step(cpu, &p, 1.0, &mut w, &[0.0; 3], &mut m, None);
         assert_eq!(w, [1.0, -1.0, 0.5]);
     });
 }

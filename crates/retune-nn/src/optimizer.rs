@@ -1,8 +1,8 @@
 //! The optimizers, with their state per parameter.
 
-use retune_autograd::Gradients;
+use retune_autograd::{Gradients, Reach};
 use retune_kernels as kernels;
-use retune_kernels::{AdamW, Cpu, Lion, RmsProp, Sgd};
+use retune_kernels::{AdamW, Cpu, Lion, LiveRows, RmsProp, Sgd};
 use serde::{Deserialize, Serialize};
 
 use crate::store::{ParameterId, ParameterStore, Trainable};
@@ -66,6 +66,10 @@ impl OptimizerConfig {
         }
     }
 
+    fn decays_by_gradient(&self) -> bool {
+        matches!(self.kind, OptimizerKind::Adam | OptimizerKind::Sgd | OptimizerKind::RmsProp)
+    }
+
     fn slot_length(&self, slot: usize, shape: &[usize]) -> usize {
         match (self.kind, slot) {
             (OptimizerKind::Adafactor, 0) if is_matrix(shape) => shape[0],
@@ -102,17 +106,45 @@ pub struct ParameterState {
     pub slots: Vec<Vec<f32>>,
 }
 
+/// Which rows of a table have a gradient or a state that is not zero.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    /// Empty until a gradient comes that is known by its rows.
+    rows: Vec<bool>,
+}
+
+impl Live {
+    /// The rows that an update must visit: those of the gradient and those with a state. `None`: all.
+    fn widen(&mut self, reach: &Reach, slots: &[Vec<f32>]) -> Option<LiveRows<'_>> {
+        let Reach::Rows { width, live } = reach else {
+            self.rows.clear();
+            return None;
+        };
+        if self.rows.is_empty() {
+            self.rows = vec![false; live.len()];
+            for slot in slots.iter().filter(|slot| slot.len() == width * live.len()) {
+                for (known, state) in self.rows.iter_mut().zip(slot.chunks_exact(*width)) {
+                    *known |= state.iter().any(|&value| value != 0.0);
+                }
+            }
+        }
+        self.rows.iter_mut().zip(live).for_each(|(known, &live)| *known |= live);
+        Some(LiveRows { width: *width, live: &self.rows })
+    }
+}
+
 /// An optimizer and its state. A parameter gets fresh state when it first trains and loses it when it no longer does.
 #[derive(Clone, Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
     states: Vec<Option<ParameterState>>,
+    live: Vec<Live>,
 }
 
 impl Optimizer {
     /// An optimizer without state.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, states: Vec::new() }
+        Self { config, states: Vec::new(), live: Vec::new() }
     }
 
     /// Its constants.
@@ -123,6 +155,7 @@ impl Optimizer {
     /// Gives fresh state to parameters that begin to train and drops that of those that stopped.
     pub fn set_trainable(&mut self, store: &ParameterStore, trainable: &Trainable) {
         self.states.resize(store.ids().count(), None);
+        self.live.resize_with(store.ids().count(), Live::default);
         for id in store.ids() {
             let state = &mut self.states[id.index()];
             if trainable.slot(id).is_none() {
@@ -133,6 +166,7 @@ impl Optimizer {
                     .map(|slot| vec![0.0; self.config.slot_length(slot, shape)])
                     .collect();
                 *state = Some(ParameterState { step: 0, slots });
+                self.live[id.index()] = Live::default();
             }
         }
     }
@@ -144,6 +178,9 @@ impl Optimizer {
 
     /// The state of a parameter for writing (restoring a checkpoint).
     pub fn state_mut(&mut self, id: ParameterId) -> Option<&mut ParameterState> {
+        if let Some(live) = self.live.get_mut(id.index()) {
+            *live = Live::default();
+        }
         self.states.get_mut(id.index()).and_then(Option::as_mut)
     }
 
@@ -161,7 +198,12 @@ impl Optimizer {
             let Some(state) = self.states.get_mut(id.index()).and_then(Option::as_mut) else { continue };
             state.step += 1;
             let shape = store.declaration(id).shape.clone();
-            let update = Update { config: self.config, rates: rates(id), clip, shape: &shape };
+            let rates = rates(id);
+            // L2 gives every row a gradient.
+            let l2 = self.config.decays_by_gradient() && rates.weight_decay != 0.0;
+            let reach = if l2 { &Reach::Everything } else { gradients.reach(slot) };
+            let rows = self.live[id.index()].widen(reach, &state.slots);
+            let update = Update { config: self.config, rates, clip, shape: &shape, rows };
             update.apply(cpu, store.values_mut(id), gradients.slot(slot), state);
         }
     }
@@ -173,34 +215,35 @@ struct Update<'a> {
     rates: ParameterRates,
     clip: f32,
     shape: &'a [usize],
+    rows: Option<LiveRows<'a>>,
 }
 
 impl Update<'_> {
     fn apply(&self, cpu: &Cpu, weights: &mut [f32], gradient: &[f32], state: &mut ParameterState) {
         let ParameterRates { learning_rate, weight_decay } = self.rates;
         let OptimizerConfig { kind, beta1, beta2, eps, momentum, nesterov, alpha } = self.config;
-        let (clip, step) = (self.clip, state.step);
+        let (clip, step, rows) = (self.clip, state.step, self.rows);
         match (kind, state.slots.as_mut_slice()) {
             (OptimizerKind::AdamW | OptimizerKind::Adam, [first, second]) => {
                 let decoupled = kind == OptimizerKind::AdamW;
                 let constants = AdamW { learning_rate, beta1, beta2, eps, weight_decay, step, decoupled };
-                kernels::adamw_step(cpu, &constants, clip, weights, gradient, first, second);
+                kernels::adamw_step(cpu, &constants, clip, weights, gradient, first, second, rows);
             }
             (OptimizerKind::Sgd, slots) => {
                 let first = step == 1;
                 let constants =
                     Sgd { learning_rate, momentum, dampening: 0.0, nesterov, weight_decay, first };
                 let buffer = slots.first_mut().map(Vec::as_mut_slice);
-                kernels::sgd_step(cpu, &constants, clip, weights, gradient, buffer);
+                kernels::sgd_step(cpu, &constants, clip, weights, gradient, buffer, rows);
             }
             (OptimizerKind::RmsProp, [square_avg, rest @ ..]) => {
                 let constants = RmsProp { learning_rate, alpha, eps, momentum, weight_decay };
                 let buffer = rest.first_mut().map(Vec::as_mut_slice);
-                kernels::rmsprop_step(cpu, &constants, clip, weights, gradient, square_avg, buffer);
+                kernels::rmsprop_step(cpu, &constants, clip, weights, gradient, square_avg, buffer, rows);
             }
             (OptimizerKind::Lion, [first]) => {
                 let constants = Lion { learning_rate, beta1, beta2, weight_decay };
-                kernels::lion_step(cpu, &constants, clip, weights, gradient, first);
+                kernels::lion_step(cpu, &constants, clip, weights, gradient, first, rows);
             }
             (OptimizerKind::Adafactor, slots) => self.adafactor(weights, gradient, slots, step),
             _ => unreachable!("state was made for this optimizer"),

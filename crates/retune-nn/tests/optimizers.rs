@@ -1,10 +1,12 @@
 //! Every optimizer against 20 steps of PyTorch's, `transformers`' or the paper's on a small least-squares problem
 //! (`fixtures/optimizers/make_golden.py`), and who has optimizer state.
 
-use retune_autograd::Gradients;
+use std::sync::Arc;
+
+use retune_autograd::{Gradients, Reach};
 use retune_kernels::{Cpu, Isa};
 use retune_nn::{
-    Environment, Forward, Initialization, Linear, Optimizer, OptimizerConfig, OptimizerKind,
+    Embedding, Environment, Forward, Initialization, Linear, Optimizer, OptimizerConfig, OptimizerKind,
     ParameterBuilder, ParameterRates, ParameterStore, Rows, Trainable,
 };
 use retune_tensor::{Activation, Context};
@@ -191,4 +193,83 @@ fn a_parameter_that_begins_to_train_later_has_fresh_state_and_the_others_keep_th
     assert_eq!(["low", "middle", "head"].map(|name| steps(&optimizer, name)), [None, Some(3), Some(6)]);
     optimizer.set_trainable(&store, &from(&store, 2));
     assert_eq!(["low", "middle", "head"].map(|name| steps(&optimizer, name)), [None, None, Some(6)]);
+}
+
+/// How a table's gradient reaches the optimizer.
+#[derive(Clone, Copy, PartialEq)]
+enum Known {
+    ByRows,
+    Densely,
+    /// By rows, with an optimizer restored from a checkpoint after the third step.
+    Restored,
+}
+
+/// A table of 40 rows trained for six steps, in each of which three of its rows are looked up.
+fn train_table(kind: OptimizerKind, weight_decay: f64, known: Known) -> Vec<u32> {
+    let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
+    let cpu = context.kernels().unwrap();
+    let mut builder = ParameterBuilder::default();
+    builder.begin_group("all");
+    let table = Embedding::declare(&mut builder, "table", 40, 5, Initialization::Normal { std: 1.0 });
+    let mut store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
+    let id = store.ids().next().unwrap();
+    let trainable = Trainable::new(&store, |_, _| true);
+    let lengths = || trainable.slot_lengths(&store);
+    let (mut gradients, mut dense) = (Gradients::new(lengths()), Gradients::new(lengths()));
+    let mut optimizer = Optimizer::new(OptimizerConfig::new(kind));
+    optimizer.set_trainable(&store, &trainable);
+    for step in 0..6 {
+        if known == Known::Restored && step == 3 {
+            let state = optimizer.state(id).unwrap().clone();
+            optimizer = Optimizer::new(*optimizer.config());
+            optimizer.set_trainable(&store, &trainable);
+            *optimizer.state_mut(id).unwrap() = state;
+        }
+        let rows = [step, 7 + 2 * step, step];
+        gradients.clear();
+        assert_eq!(gradients.reach(0), &Reach::Nothing);
+        assert!(gradients.values().iter().all(|&g| g == 0.0), "step {step}: a row was not cleared");
+        let mut forward = Forward::new(Environment {
+            context: context.clone(),
+            store: &store,
+            trainable: &trainable,
+            randomness: None,
+            gradient_checkpointing: false,
+        });
+        let weight = table.table(&forward);
+        let y = forward.tape().embedding(&[(&weight, Arc::new(rows.to_vec()))]);
+        let dy = context.tensor([3, 5], counter_normal_like(&format!("dy {step}"), 15, 1.0));
+        forward.into_tape().backward(vec![(y, dy)], &mut gradients);
+        let live: Vec<bool> = (0..40).map(|row| rows.contains(&row)).collect();
+        assert_eq!(gradients.reach(0), &Reach::Rows { width: 5, live });
+        let gradients = if known == Known::Densely {
+            dense.values_mut().copy_from_slice(gradients.values());
+            &dense
+        } else {
+            &gradients
+        };
+        let rates = ParameterRates { learning_rate: 0.1, weight_decay };
+        optimizer.step(cpu, &mut store, &trainable, gradients, 0.5, |_| rates);
+    }
+    let state = optimizer.state(id).unwrap();
+    store.tensor(id).values().iter().chain(state.slots.iter().flatten()).map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_table_whose_live_rows_are_known_trains_to_the_bits_of_a_dense_one() {
+    for kind in [
+        OptimizerKind::AdamW,
+        OptimizerKind::Adam,
+        OptimizerKind::Sgd,
+        OptimizerKind::RmsProp,
+        OptimizerKind::Lion,
+        OptimizerKind::Adafactor,
+    ] {
+        for weight_decay in [0.0, 0.1] {
+            let dense = train_table(kind, weight_decay, Known::Densely);
+            for known in [Known::ByRows, Known::Restored] {
+                assert!(train_table(kind, weight_decay, known) == dense, "{kind:?}, decay {weight_decay}");
+            }
+        }
+    }
 }

@@ -246,7 +246,7 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
 
     let (mut w, mut m) = (draw("w", elements), draw("m", elements));
     let mut v: Vec<f32> = draw("v", elements).iter().map(|v| v * v).collect();
-    adamw_step(cpu, &ADAMW, 0.7, &mut w, &x, &mut m, &mut v);
+    adamw_step(cpu, &ADAMW, 0.7, &mut w, &x, &mut m, &mut v, None);
     let sgd = Sgd {
         learning_rate: 0.1,
         momentum: 0.9,
@@ -255,11 +255,11 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
         weight_decay: 0.01,
         first: false,
     };
-    sgd_step(cpu, &sgd, 0.7, &mut w, &y, Some(&mut m));
+    sgd_step(cpu, &sgd, 0.7, &mut w, &y, Some(&mut m), None);
     let rmsprop = RmsProp { learning_rate: 0.01, alpha: 0.9, eps: 1e-8, momentum: 0.5, weight_decay: 0.01 };
-    rmsprop_step(cpu, &rmsprop, 0.7, &mut w, &y, &mut v, Some(&mut m));
+    rmsprop_step(cpu, &rmsprop, 0.7, &mut w, &y, &mut v, Some(&mut m), None);
     let lion = Lion { learning_rate: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.01 };
-    lion_step(cpu, &lion, 0.7, &mut w, &x, &mut m);
+    lion_step(cpu, &lion, 0.7, &mut w, &x, &mut m, None);
     ema_update(cpu, 0.9, &mut m, &w);
     keep("optimized weights", w);
     keep("optimizer states", [m, v].concat());
