@@ -155,7 +155,9 @@ fn logits_from_any_cut_are_those_from_the_bottom_to_the_bit() {
         let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap());
         let (model, builder) = declare(architecture, 3);
         let store = builder.build(&context, 3, |_| Ok::<_, ()>(None)).unwrap();
-        let batch = batch(&context, 2, architecture.smallest.max(33), 3);
+        let size = architecture.smallest.max(33);
+        let size = architecture.patch.map_or(size, |patch| size.next_multiple_of(patch));
+        let batch = batch(&context, 2, size, 3);
         let head = model.head_group();
         let bits = |logits: &retune_autograd::Var| -> Vec<u32> {
             logits.tensor().values().iter().map(|value| value.to_bits()).collect()
@@ -339,13 +341,15 @@ fn torchvisions_transformer_reads_the_names_of_timm_and_of_hugging_face() {
     for (layout, names) in
         [(Layout::Timm, TIMM), (Layout::HuggingFace, HUGGING_FACE), (Layout::HuggingFace, &prefixed)]
     {
-        let shape = [1];
+        // Values of its own for each: what shares memory is one tensor in a file.
+        let (shape, values) = ([1], vec![[0.5]; names.len()]);
         let tensors: Vec<retune_checkpoint::NamedTensor<'_>> = names
             .iter()
-            .map(|(name, _)| retune_checkpoint::NamedTensor {
+            .zip(&values)
+            .map(|((name, _), values)| retune_checkpoint::NamedTensor {
                 name,
                 shape: &shape,
-                data: retune_checkpoint::TensorData::F32(&[0.5]),
+                data: retune_checkpoint::TensorData::F32(values),
             })
             .collect();
         let folder = tempfile::tempdir().unwrap();
