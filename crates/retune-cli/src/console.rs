@@ -6,9 +6,9 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use retune::train::{Event, Listener, TrainError};
+use retune::train::{Event, ForecastComparison, Listener, TrainError};
 
-use crate::format::{count, duration, learning_rate as rate, learning_rates, parameters};
+use crate::format::{bytes, count, duration, learning_rate as rate, learning_rates, parameters};
 
 /// Why a command failed, with its exit code.
 #[derive(Debug)]
@@ -125,6 +125,22 @@ impl Drop for Console {
     }
 }
 
+/// Predicted beside measured, in a line.
+fn forecast_line(compared: &ForecastComparison) -> String {
+    let ForecastComparison { predicted_step_seconds, step_seconds, predicted_seconds, seconds, .. } =
+        compared;
+    let memory = |resident: Option<u64>| {
+        resident.map_or_else(String::new, |resident| format!(", {} resident", bytes(resident)))
+    };
+    format!(
+        "predicted {predicted_step_seconds:.3} s a step, {} in all{}; measured {step_seconds:.3} s, {}{}",
+        duration(*predicted_seconds),
+        memory(compared.predicted_resident_bytes),
+        duration(*seconds),
+        memory(compared.resident_bytes),
+    )
+}
+
 fn percent_or_number(name: &str, value: f64) -> String {
     if matches!(name, "loss" | "mse" | "mae" | "rmse" | "log_loss") {
         format!("{name} {value:.4}")
@@ -209,6 +225,7 @@ impl Listener for Console {
                     learning_rates([*low, *high].into_iter()),
                 ));
             }
+            Event::ForecastCompared(compared) => self.say(&forecast_line(compared)),
             Event::Warning { message, .. } => self.say(&format!("warning: {message}")),
             Event::Note { message } => self.say(message),
             Event::RunEnded { .. } => {
@@ -216,7 +233,7 @@ impl Listener for Console {
                     bar.finish_and_clear();
                 }
             }
-            Event::BestModel { .. } | Event::CheckpointWritten { .. } => {}
+            Event::BatchSplit { .. } | Event::BestModel { .. } | Event::CheckpointWritten { .. } => {}
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum Event {
     EvalEnded(EvalEnded),
     /// What frozen layer groups computed, and what of it was found again.
     FeaturesCached(FeaturesCached),
+    /// What was predicted before the first step, beside what the run took.
+    ForecastCompared(ForecastCompared),
     /// A checkpoint is on disk.
     CheckpointWritten(CheckpointWritten),
     /// Something the user should know.
@@ -185,6 +187,30 @@ pub struct FeaturesCached {
     pub saved_seconds: Option<f64>,
 }
 
+/// What was predicted before the first step, beside what the run took.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ForecastCompared {
+    /// Seconds of a step, as predicted.
+    #[serde(deserialize_with = "lenient")]
+    pub predicted_step_seconds: Option<f64>,
+    /// Seconds of a step.
+    #[serde(deserialize_with = "lenient")]
+    pub step_seconds: Option<f64>,
+    /// Seconds of training with its evaluations, as predicted.
+    #[serde(deserialize_with = "lenient")]
+    pub predicted_seconds: Option<f64>,
+    /// Seconds of training with its evaluations.
+    #[serde(deserialize_with = "lenient")]
+    pub seconds: Option<f64>,
+    /// Most bytes in memory, as predicted.
+    #[serde(deserialize_with = "lenient")]
+    pub predicted_resident_bytes: Option<u64>,
+    /// Most bytes in memory.
+    #[serde(deserialize_with = "lenient")]
+    pub resident_bytes: Option<u64>,
+}
+
 /// A checkpoint is on disk.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -258,6 +284,8 @@ pub struct RunLog {
     pub evals: Vec<EvalEnded>,
     /// What the feature cache did, in order.
     pub features: Vec<FeaturesCached>,
+    /// Predicted beside measured, if the run has reached its end.
+    pub forecast: Option<ForecastCompared>,
     /// Checkpoints in order.
     pub checkpoints: Vec<CheckpointWritten>,
     /// Distinct warnings in order of appearance.
@@ -317,6 +345,7 @@ impl RunLog {
                 self.evals.push(eval);
             }
             Event::FeaturesCached(features) => self.features.push(features),
+            Event::ForecastCompared(forecast) => self.forecast = Some(forecast),
             Event::CheckpointWritten(checkpoint) => {
                 self.checkpoints.retain(|earlier| earlier.step < checkpoint.step);
                 self.checkpoints.push(checkpoint);

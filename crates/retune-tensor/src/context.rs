@@ -1,4 +1,4 @@
-//! The context of a computation: device, kernels, memory pool and the count of arithmetic.
+//! The context of a computation: device, kernels, memory pool and the count of work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,6 +7,7 @@ use retune_kernels::Cpu;
 
 use crate::pool::{Bytes, Pool};
 use crate::tensor::{Shape, Tensor};
+use crate::work::{Work, WorkCounts};
 
 /// Where a context's tensors live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,23 +18,23 @@ pub enum Device {
     Meta,
 }
 
-/// Device, kernels, pool and arithmetic counter. Cheap to clone; clones share all of them.
+/// Device, kernels, pool and counters of work. Cheap to clone; clones share all of them.
 #[derive(Clone)]
 pub struct Context {
     cpu: Option<Cpu>,
     pool: Pool,
-    operations: Arc<AtomicU64>,
+    work: Arc<[AtomicU64; Work::ALL.len()]>,
 }
 
 impl Context {
     /// A context that computes on the CPU.
     pub fn cpu(cpu: Cpu) -> Self {
-        Self { cpu: Some(cpu), pool: Pool::new(), operations: Arc::default() }
+        Self { cpu: Some(cpu), pool: Pool::new(), work: Arc::default() }
     }
 
     /// A context that only measures.
     pub fn meta() -> Self {
-        Self { cpu: None, pool: Pool::new(), operations: Arc::default() }
+        Self { cpu: None, pool: Pool::new(), work: Arc::default() }
     }
 
     /// The device of this context's tensors.
@@ -53,11 +54,21 @@ impl Context {
 
     /// Floating-point operations (a multiply-add counts two) requested so far.
     pub fn operations(&self) -> u64 {
-        self.operations.load(Ordering::Relaxed)
+        self.work().operations()
     }
 
-    pub(crate) fn count(&self, operations: usize) {
-        self.operations.fetch_add(operations as u64, Ordering::Relaxed);
+    /// Work of every kind requested so far.
+    pub fn work(&self) -> WorkCounts {
+        WorkCounts::from_fn(|kind| self.work[kind as usize].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count(&self, kind: Work, amount: usize) {
+        self.work[kind as usize].fetch_add(amount as u64, Ordering::Relaxed);
+    }
+
+    /// Counts values that are read or written one after the other.
+    pub(crate) fn count_moved(&self, values: usize) {
+        self.count(Work::Memory, values);
     }
 
     /// A tensor whose values are unspecified: the caller overwrites all of them.

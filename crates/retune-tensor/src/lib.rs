@@ -10,9 +10,11 @@ mod context;
 pub mod ops;
 mod pool;
 mod tensor;
+mod work;
 
 pub use context::{Context, Device};
 pub use ops::{BatchNormForm, ChannelStatistics, Conv2dParameters, DropoutSpec, PoolWindow};
 pub use pool::{MemoryUse, Pool};
 pub use retune_kernels::{Activation, RowKey};
 pub use tensor::{Shape, Tensor};
+pub use work::{Work, WorkCounts};

@@ -2,6 +2,7 @@
 //! step before and the bytes in use are known exactly, on `Meta` too.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +13,9 @@ pub struct MemoryUse {
     pub current: u64,
     /// The most bytes that were ever alive at once since [`Pool::reset_peak`].
     pub peak: u64,
+    /// Bytes of all buffers, those that wait to be used again among them: what the process holds. It grows until
+    /// [`Pool::release_free`].
+    pub held: u64,
 }
 
 /// A pool of `f32` buffers. Cheap to clone; clones share the buffers.
@@ -24,7 +28,10 @@ pub struct Pool {
 struct Shared {
     current: AtomicU64,
     peak: AtomicU64,
+    held: AtomicU64,
     free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
+    /// How many `Meta` buffers of each capacity would be free.
+    free_meta: Mutex<BTreeMap<usize, usize>>,
 }
 
 /// A buffer that returns to its pool when dropped. `Meta` buffers count bytes and hold none.
@@ -32,6 +39,8 @@ struct Shared {
 pub(crate) struct Buffer {
     values: Vec<f32>,
     length: usize,
+    /// Values that a `Meta` buffer would have room for; 0 for others.
+    meta_capacity: usize,
     pool: Pool,
 }
 
@@ -46,6 +55,7 @@ impl Pool {
         MemoryUse {
             current: self.shared.current.load(Ordering::Relaxed),
             peak: self.shared.peak.load(Ordering::Relaxed),
+            held: self.shared.held.load(Ordering::Relaxed),
         }
     }
 
@@ -56,11 +66,23 @@ impl Pool {
 
     /// Gives the free buffers back to the operating system.
     pub fn release_free(&self) {
+        let freed: usize = self.free().iter().map(|(capacity, list)| capacity * list.len()).sum();
         self.free().clear();
+        let freed_meta: usize = self.free_meta().iter().map(|(capacity, count)| capacity * count).sum();
+        self.free_meta().clear();
+        self.shared.held.fetch_sub(4 * (freed + freed_meta) as u64, Ordering::Relaxed);
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Vec<f32>>>> {
         self.shared.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free_meta(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, usize>> {
+        self.shared.free_meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(&self, capacity: usize) {
+        self.shared.held.fetch_add(4 * capacity as u64, Ordering::Relaxed);
     }
 
     fn account(&self, length: usize) {
@@ -77,20 +99,24 @@ impl Pool {
         self.account(length);
         let reused = {
             let mut free = self.free();
-            // A buffer up to a quarter larger serves: batches of mixed lengths would otherwise never find one.
-            let fitting = free.range(length..=length + length / 4).find(|(_, list)| !list.is_empty());
+            let fitting = free.range(serving(length)).find(|(_, list)| !list.is_empty());
             let key = fitting.map(|(&capacity, _)| capacity);
             key.and_then(|capacity| free.get_mut(&capacity)).and_then(Vec::pop)
         };
+        let is_new = reused.is_none();
         let mut values = reused.unwrap_or_default();
         values.resize(length, 0.0);
-        Buffer { values, length, pool: self.clone() }
+        if is_new {
+            self.hold(values.capacity());
+        }
+        Buffer { values, length, meta_capacity: 0, pool: self.clone() }
     }
 
     /// Takes over a vector that was filled elsewhere.
     pub(crate) fn adopt(&self, values: Vec<f32>) -> Buffer {
         self.account(values.len());
-        Buffer { length: values.len(), values, pool: self.clone() }
+        self.hold(values.capacity());
+        Buffer { length: values.len(), values, meta_capacity: 0, pool: self.clone() }
     }
 
     /// `length` zeroed bytes, or only their count.
@@ -100,11 +126,29 @@ impl Pool {
         Bytes { values, length, pool: self.clone() }
     }
 
-    /// Counts `length` values without holding them.
+    /// Counts `length` values without holding them, and which buffer would have been used again for them.
     pub(crate) fn take_meta(&self, length: usize) -> Buffer {
         self.account(length);
-        Buffer { values: Vec::new(), length, pool: self.clone() }
+        let reused = {
+            let mut free = self.free_meta();
+            let fitting = free.range_mut(serving(length)).find(|(_, count)| **count > 0);
+            fitting.map(|(&capacity, count)| {
+                *count -= 1;
+                capacity
+            })
+        };
+        let meta_capacity = reused.unwrap_or_else(|| {
+            self.hold(length);
+            length
+        });
+        Buffer { values: Vec::new(), length, meta_capacity, pool: self.clone() }
     }
+}
+
+/// The capacities that serve a request: up to a quarter larger, since batches of mixed lengths would otherwise never find
+/// a buffer.
+fn serving(length: usize) -> RangeInclusive<usize> {
+    length..=length + length / 4
 }
 
 /// Small integers that an operation keeps for its backward, counted in the pool; `Meta` ones hold none.
@@ -154,7 +198,9 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         self.pool.shared.current.fetch_sub(4 * self.length as u64, Ordering::Relaxed);
         let values = std::mem::take(&mut self.values);
-        if values.capacity() > 0 {
+        if self.meta_capacity > 0 {
+            *self.pool.free_meta().entry(self.meta_capacity).or_default() += 1;
+        } else if values.capacity() > 0 {
             self.pool.free().entry(values.capacity()).or_default().push(values);
         }
     }
@@ -173,8 +219,25 @@ mod tests {
         let second = pool.take(900);
         assert_eq!(second.values().as_ptr(), address);
         let third = pool.take(100);
-        assert_eq!(pool.memory_use(), MemoryUse { current: 4000, peak: 4000 });
+        assert_eq!(pool.memory_use(), MemoryUse { current: 4000, peak: 4000, held: 4400 });
         drop((second, third));
         assert_eq!(pool.memory_use().current, 0);
+        pool.release_free();
+        assert_eq!(pool.memory_use().held, 0);
+    }
+
+    #[test]
+    fn what_is_held_without_values_is_what_would_be_held_with_them() {
+        let (pool, meta) = (Pool::new(), Pool::new());
+        let mut living = Vec::new();
+        for step in 0..200_usize {
+            let length = 100 + step * 7919 % 977;
+            living.push((pool.take(length), meta.take_meta(length)));
+            if step % 3 == 2 {
+                living.swap_remove(step * 31 % living.len());
+                living.swap_remove(step * 17 % living.len());
+            }
+            assert_eq!(pool.memory_use(), meta.memory_use(), "step {step}");
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::forecast::ForecastComparison;
+
 /// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -59,6 +61,19 @@ pub enum Event {
         samples: u64,
         /// Seconds since the last such event.
         seconds: f64,
+    },
+    /// A batch would have needed more memory than there is room for, and was split before it was computed.
+    BatchSplit {
+        /// Index of the stage.
+        stage: usize,
+        /// The optimizer step that it belongs to.
+        step: u64,
+        /// Its samples.
+        samples: usize,
+        /// Bytes that it would have needed beside weights, gradients and optimizer state.
+        needed_bytes: u64,
+        /// Into how many batches it was split.
+        parts: usize,
     },
     /// A split was evaluated.
     EvalEnded {
@@ -139,6 +154,8 @@ pub enum Event {
         /// The message.
         message: String,
     },
+    /// What was predicted before the first step, beside what the run took.
+    ForecastCompared(ForecastComparison),
     /// Training is over.
     RunEnded {
         /// Optimizer steps made.

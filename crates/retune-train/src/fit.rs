@@ -21,11 +21,14 @@ use crate::evaluate::{Evaluation, evaluate_logits};
 use crate::event::{Event, Listener, RunStarted};
 use crate::explain::{Explanation, write_heat_maps};
 use crate::features::FeatureCache;
+use crate::forecast::{Forecast, input_seconds};
 use crate::image_artifact::ImageArtifact;
 use crate::learning_rate::{LearningRateOptions, Searched, search};
+use crate::memory::resident_bytes;
 use crate::modality::ModalTrainee;
-use crate::plan::disk_bytes;
+use crate::plan::{disk_bytes, plan_run};
 use crate::prepare::{PrepareOptions, Prepared, context_threads, prepare};
+use crate::rates::MachineRates;
 use crate::recipe::{LearningRate, Method, Recipe};
 use crate::run_folder::LogFile;
 use crate::stages::plan_stages;
@@ -137,6 +140,7 @@ pub fn resume(
         fold: lock.lock.fold,
         model_directory: directory.exists().then_some(directory),
         resolve: options.prepare.resolve.clone(),
+        obeys_record: true,
     };
     let prepared = {
         let mut tell = |event: Event| listeners.iter_mut().for_each(|listener| listener.on_event(&event));
@@ -255,6 +259,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn execute(self, mut listeners: Vec<&mut dyn Listener>) -> Result<RunSummary, TrainError> {
         let Self { mut prepared, folder, options, resume_from, unlogged } = self;
+        let forecast = if resume_from.is_none() { forecast(&prepared)? } else { None };
         // Taken out, so that the trained values are held once.
         let store = std::mem::take(&mut prepared.store);
         let features = Arc::new(FeatureCache::new(&prepared.recipe, &options.prepare.resolve.cache_dir));
@@ -299,9 +304,12 @@ impl Run<'_> {
         };
         match &resume_from {
             Some(checkpoint) => resume_trainer(&mut trainer, checkpoint)?,
-            None => begin(&mut trainer, &prepared, &folder)?,
+            None => begin(&mut trainer, &prepared, &folder, forecast.as_ref())?,
         }
         let outcome = trainer.run()?;
+        if outcome != Outcome::Interrupted {
+            tell_of_forecast(&mut trainer, &folder)?;
+        }
         let seconds = trainer.progress.seconds;
         let steps = trainer.progress.step;
         trainer.emit(&Event::RunEnded { step: steps, seconds, reason: outcome.name().to_owned() });
@@ -373,7 +381,12 @@ fn resume_trainer(trainer: &mut Trainer<'_>, checkpoint: &Path) -> Result<(), Tr
 }
 
 /// Tells what begins, checks the disk, and measures the untrained head.
-fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> Result<(), TrainError> {
+fn begin(
+    trainer: &mut Trainer<'_>,
+    prepared: &Prepared,
+    folder: &RunFolder,
+    forecast: Option<&Forecast>,
+) -> Result<(), TrainError> {
     let trainee = &prepared.trainee;
     let started = RunStarted {
         time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
@@ -403,6 +416,9 @@ fn begin(trainer: &mut Trainer<'_>, prepared: &Prepared, folder: &RunFolder) -> 
         }
     }
     ensure_space(folder.root(), disk_bytes(&prepared.recipe, &trainer.store))?;
+    if let Some(forecast) = forecast {
+        folder.write_json(FORECAST, forecast)?;
+    }
     let options = quick_options();
     let mut baselines = Map::new();
     for split in [Split::Validation, Split::Test] {
@@ -432,6 +448,40 @@ fn task_name(prepared: &Prepared) -> String {
         ModalTrainee::Text(_) => prepared.recipe.task.kind.clone(),
         image => image.task_name().to_owned(),
     }
+}
+
+/// What was predicted before the first step, kept to be held against what the run took.
+const FORECAST: &str = "checkpoints/forecast.json";
+
+/// Runs of less arithmetic are over before their forecast was worth measuring the machine for.
+const WORTH_A_FORECAST: f64 = 2e10;
+
+/// What a run will take; nothing for one that is over at once.
+fn forecast(prepared: &Prepared) -> Result<Option<Forecast>, TrainError> {
+    let resident = resident_bytes();
+    let plan = plan_run(prepared);
+    let Some(cpu) = prepared.context.kernels() else { return Ok(None) };
+    if plan.training_operations + plan.evaluation_operations < WORTH_A_FORECAST {
+        return Ok(None);
+    }
+    let input = input_seconds(&prepared.trainee, Split::Train)?;
+    Ok(Some(Forecast::new(prepared, &plan, &MachineRates::measure(cpu), input, resident)))
+}
+
+/// Tells what was predicted beside what was measured.
+fn tell_of_forecast(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<(), TrainError> {
+    let path = folder.path(FORECAST);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(TrainError::io(&path)(error)),
+    };
+    let forecast: Forecast =
+        serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))?;
+    let Progress { timings, peak_resident_bytes, .. } = &trainer.progress;
+    let compared = forecast.compare(timings, *peak_resident_bytes);
+    trainer.emit(&Event::ForecastCompared(compared));
+    Ok(())
 }
 
 /// What the head answered before training, kept from the beginning of the run for its report.

@@ -7,6 +7,7 @@
 mod artifact;
 mod bench;
 mod compare;
+mod confirm;
 mod copies;
 mod data_check;
 mod dedupe;
@@ -16,16 +17,19 @@ mod event;
 mod explain;
 mod features;
 mod fit;
+mod forecast;
 mod image;
 mod image_artifact;
 mod image_predict;
 mod learning_rate;
+mod memory;
 mod modal_predict;
 mod modality;
 mod plan;
 mod predict;
 mod prepare;
 mod probe;
+mod rates;
 pub mod recipe;
 mod review;
 mod run_folder;
@@ -44,6 +48,7 @@ pub use compare::{
     Budget, Choice, CompareOptions, CutScore, ModelScore, StrategyComparison, StrategyResult,
     compare_strategies,
 };
+pub use confirm::{Confirmation, confirm_plan};
 pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
 pub use dedupe::{Copy, Deduped, DedupedFile, dedupe_file, dedupe_recipe};
 pub use error::TrainError;
@@ -53,25 +58,29 @@ pub use features::{
     About, FeatureLimits, FeatureSet, clean_features, clear_features, feature_bytes, list_features,
 };
 pub use fit::{FitOptions, RunSummary, fit, resume};
+pub use forecast::{Forecast, ForecastComparison, StageForecast, input_seconds};
 pub use image::{ImageTrainee, ImageViews, ViewChoice};
 pub use image_predict::ImagePredictor;
 pub use learning_rate::{
     GroupProbe, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate,
 };
+pub use memory::{available_bytes, resident_bytes};
 pub use modal_predict::{ModalPredictor, ReadData};
 pub use modality::{ModalTrainee, SplitSummary};
 pub use plan::{
-    RunPlan, StageMemory, StagePlan, StepCost, disk_bytes, measure_evaluation, measure_step, plan_run,
-    stage_memory, stage_steps, steps_per_epoch,
+    FeaturePlan, GroupActivations, RunPlan, StageMemory, StagePlan, StepCost, disk_bytes, measure_evaluation,
+    measure_step, plan_run, stage_memory, stage_steps, steps_per_epoch,
 };
 pub use predict::{PredictOptions, Predictor};
 pub use prepare::{PrepareOptions, Prepared, expand_folders, prepare, preprocessor_of, read_options};
+pub use rates::MachineRates;
 pub use recipe::Recipe;
 pub use review::{Judged, Review, review};
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
 pub use split_file::{SplitBy, SplitFile, split_file, write_split};
 pub use stages::{Stage, plan_stages};
+pub use state::StageTiming;
 pub use text::{TextSplit, TextTrainee, TextViews};
 pub use trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 pub use trainer::{LossFunction, Outcome, StopFlag, Trainer};

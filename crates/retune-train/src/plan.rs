@@ -3,24 +3,23 @@
 //! A step on a context without numbers allocates and counts as the real one does and computes nothing, so what is said
 //! here is measured, not modelled.
 
+mod meter;
+
 use std::collections::BTreeMap;
 
-use retune_autograd::{Gradients, Var};
 use retune_data::{BatchOrder, Target};
-use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
-use retune_tensor::Context;
+use retune_nn::{ParameterStore, Trainable};
+use retune_tensor::WorkCounts;
 use serde::Serialize;
 
 use crate::features::{FeatureLimits, feature_bytes};
 use crate::fit::optimizer_config;
 use crate::prepare::Prepared;
-use crate::recipe::{Recipe, Sampling};
+use crate::recipe::{Recipe, Sampling, TrainSection};
 use crate::stages::Stage;
-use crate::trainee::{SampleBatch, Split, Trainee};
+use crate::trainee::{Split, Trainee};
 use crate::trainer::Trainer;
-
-/// At most this many batches of an epoch are measured; the arithmetic of the others is taken in proportion.
-const MEASURED_BATCHES: usize = 32;
+pub(crate) use meter::{Meter, without_values};
 
 /// What a stage keeps in memory from step to step, whatever the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,6 +53,12 @@ pub struct StepCost {
     pub operations: u64,
     /// Floating-point operations of one pass over the training data.
     pub epoch_operations: u64,
+    /// All work of the longest batch.
+    #[serde(skip)]
+    pub work: WorkCounts,
+    /// All work of one pass over the training data, the optimizer's not counted.
+    #[serde(skip)]
+    pub epoch_work: WorkCounts,
 }
 
 impl StepCost {
@@ -72,10 +77,28 @@ pub struct FeaturePlan {
     pub bytes: u64,
     /// How much of them there is room for, in memory and on disk, from 0 to 1.
     pub kept_share: f64,
-    /// Floating-point operations of one pass over the training data from features alone.
+    /// Passes over the training data that compute features before all of them are there; `None` if training pictures are
+    /// seen anew each time, so that only evaluations find theirs.
+    pub training_passes: Option<usize>,
+    /// Floating-point operations of one pass over the training data once its features are there.
     pub epoch_operations: u64,
     /// Floating-point operations of evaluating the validation split from features alone.
     pub evaluation_operations: u64,
+    /// All work of such a pass.
+    #[serde(skip)]
+    pub epoch_work: WorkCounts,
+    /// All work of such an evaluation.
+    #[serde(skip)]
+    pub evaluation_work: WorkCounts,
+}
+
+/// What a layer group keeps of a batch for the backward pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupActivations {
+    /// The layer group.
+    pub group: String,
+    /// Bytes that it keeps of the longest batch.
+    pub bytes: u64,
 }
 
 /// A stage with its length and its cost.
@@ -95,19 +118,44 @@ pub struct StagePlan {
     pub learning_rates: BTreeMap<String, f64>,
     /// What a step costs.
     pub cost: StepCost,
+    /// What each layer group keeps of the longest batch for the backward pass, in depth order; what the backward pass
+    /// itself needs comes on top.
+    pub activations: Vec<GroupActivations>,
     /// What is computed once instead of in every epoch; `None` if nothing is, or `train.feature_cache` is off.
     pub features: Option<FeaturePlan>,
 }
 
 impl StagePlan {
-    /// Floating-point operations of `passes` passes of which each costs `full` from the bottom and `above` from
-    /// features: those that there is no room for are computed again.
-    fn operations(&self, passes: f64, full: u64, above: impl Fn(&FeaturePlan) -> u64) -> f64 {
-        let full = full as f64;
-        let Some(features) = &self.features else { return passes * full };
-        let later = features.kept_share * above(features) as f64 + (1.0 - features.kept_share) * full;
-        passes.min(1.0) * full + (passes - 1.0).max(0.0) * later
+    /// Work of the stage's training steps over so many passes, the optimizer's not counted.
+    pub(crate) fn training_work(&self, passes: f64) -> WorkCounts {
+        let above = self.features.as_ref().and_then(|features| {
+            Some((features.training_passes? as f64, features.kept_share, features.epoch_work))
+        });
+        work_of_passes(passes, self.cost.epoch_work, above)
     }
+
+    /// Work of evaluating the validation split so many times, `full` from the bottom.
+    pub(crate) fn evaluation_work(&self, passes: f64, full: WorkCounts) -> WorkCounts {
+        let features = self.features.as_ref();
+        let above = features.map(|features| (1.0, features.kept_share, features.evaluation_work));
+        work_of_passes(passes, full, above)
+    }
+
+    /// Times that validation data is looked at while the stage trains, if it does not end early.
+    pub(crate) fn evaluations(&self, recipe: &Recipe, steps_per_epoch: u64) -> u64 {
+        match recipe.train.eval_steps {
+            Some(eval_steps) => self.steps / eval_steps.max(1),
+            None => self.steps.div_ceil(steps_per_epoch),
+        }
+    }
+}
+
+/// Work of `passes` passes that cost `full` each from the bottom, and where features are kept: (passes that compute them,
+/// the share that there is room for, the work from features). Those that there is no room for are computed again.
+fn work_of_passes(passes: f64, full: WorkCounts, above: Option<(f64, f64, WorkCounts)>) -> WorkCounts {
+    let Some((computing, kept, above)) = above else { return full.scaled(passes) };
+    let later = above.scaled(kept) + full.scaled(1.0 - kept);
+    full.scaled(passes.min(computing)) + later.scaled((passes - computing).max(0.0))
 }
 
 /// A run before it begins.
@@ -119,8 +167,17 @@ pub struct RunPlan {
     pub total_steps: u64,
     /// Tokens of one pass over the training data.
     pub tokens_per_epoch: u64,
+    /// Share of the tokens that would be padding if each batch were padded to its longest sequence. Batches are packed
+    /// and have none.
+    pub padding_avoided: f64,
     /// The stages.
     pub stages: Vec<StagePlan>,
+    /// Bytes of tensors that the run comes to hold beside parameters, gradients and optimizer state: buffers are kept to be
+    /// used again, so that batches of mixed lengths hold more than the longest alone.
+    pub held_activation_bytes: u64,
+    /// All work of evaluating the validation split once, from the bottom.
+    #[serde(skip)]
+    pub evaluation_work: WorkCounts,
     /// Floating-point operations of all training steps.
     pub training_operations: f64,
     /// Floating-point operations of all evaluations.
@@ -132,6 +189,10 @@ pub struct RunPlan {
 /// Optimizer steps of one pass over `train_samples` samples.
 pub fn steps_per_epoch(recipe: &Recipe, train_samples: usize) -> u64 {
     let train = &recipe.train;
+    if train.per_device_train_batch_size == TrainSection::AUTO {
+        // However the batch of a step is cut.
+        return (train_samples.div_ceil(train.total_batch_size()) as u64).max(1);
+    }
     let batches = train_samples.div_ceil(train.per_device_train_batch_size.max(1));
     (batches.div_ceil(train.gradient_accumulation_steps.max(1)) as u64).max(1)
 }
@@ -187,11 +248,15 @@ pub fn disk_bytes(recipe: &Recipe, store: &ParameterStore) -> u64 {
 
 /// Measures a training step of a stage on the longest samples, and the arithmetic of an epoch.
 pub fn measure_step(prepared: &Prepared, stage: &Stage) -> StepCost {
-    let meter = Meter::new(prepared);
+    step_cost(prepared, &Meter::of(prepared), stage)
+}
+
+fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost {
     let trainable = Trainer::stage_trainable(&prepared.store, stage);
-    let longest = longest_samples(prepared);
+    let longest = longest_samples(&prepared.trainee, prepared.recipe.train.per_device_train_batch_size);
     let step = meter.train(&trainable, &longest, None);
     let memory = stage_memory(&prepared.recipe, &prepared.store, stage);
+    let epoch_work = meter.epoch_work(&trainable, None);
     StepCost {
         samples: longest.len(),
         tokens: tokens(prepared, &longest),
@@ -199,27 +264,16 @@ pub fn measure_step(prepared: &Prepared, stage: &Stage) -> StepCost {
         parameter_bytes: memory.parameter_bytes,
         gradient_bytes: memory.gradient_bytes,
         optimizer_bytes: memory.optimizer_bytes,
-        operations: step.operations,
-        epoch_operations: meter.epoch_operations(&trainable, None),
+        operations: step.work.operations(),
+        epoch_operations: epoch_work.operations(),
+        work: step.work,
+        epoch_work,
     }
 }
 
 /// Floating-point operations of evaluating a split once.
 pub fn measure_evaluation(prepared: &Prepared, split: Split) -> u64 {
-    let samples = prepared.trainee.samples(split);
-    if samples == 0 {
-        return 0;
-    }
-    evaluation_operations(&Meter::new(prepared), split, None)
-}
-
-/// As [`measure_evaluation`], from the features at a cut if one is given.
-fn evaluation_operations(meter: &Meter<'_>, split: Split, cut: Option<usize>) -> u64 {
-    let samples = meter.prepared.trainee.samples(split);
-    let batch_size = meter.prepared.recipe.train.per_device_eval_batch_size;
-    let batches = BatchOrder::sequential(samples, batch_size).epoch(0);
-    let chosen = spread(batches.batches()).map(|index| batches.batch(index));
-    in_proportion(chosen, samples, |batch| meter.evaluate(split, batch, cut))
+    Meter::of(prepared).evaluation_work(split, None).operations()
 }
 
 /// Steps, memory, arithmetic and disk of a prepared run.
@@ -227,52 +281,50 @@ pub fn plan_run(prepared: &Prepared) -> RunPlan {
     let Prepared { recipe, trainee, store, .. } = prepared;
     let train_samples = trainee.samples(Split::Train);
     let steps_per_epoch = steps_per_epoch(recipe, train_samples);
+    // One after the other on one pool, as the run does.
+    let meter = Meter::of(prepared);
+    let evaluation = meter.evaluation_work(Split::Validation, None);
+    let test = meter.evaluation_work(Split::Test, None);
     let stages: Vec<StagePlan> =
-        prepared.stages.iter().map(|stage| plan_stage(prepared, stage, steps_per_epoch)).collect();
+        prepared.stages.iter().map(|stage| plan_stage(prepared, &meter, stage, steps_per_epoch)).collect();
     let total_steps: u64 = stages.iter().map(|stage| stage.steps).sum();
     let epochs = |stage: &StagePlan| stage.steps as f64 / steps_per_epoch as f64;
-    let training: f64 = stages
-        .iter()
-        .map(|stage| {
-            let full = stage.cost.epoch_operations;
-            stage.operations(epochs(stage), full, |features| features.epoch_operations)
-        })
-        .sum();
-    let evaluation = measure_evaluation(prepared, Split::Validation);
-    let while_training = |stage: &StagePlan| match recipe.train.eval_steps {
-        Some(eval_steps) => stage.steps / eval_steps.max(1),
-        None => stage.steps.div_ceil(steps_per_epoch),
-    };
+    let training: f64 =
+        stages.iter().map(|stage| stage.training_work(epochs(stage)).operations() as f64).sum();
     // Both splits are measured with the untrained head before, and with the final model after.
     let validation: f64 = stages
         .iter()
         .enumerate()
         .map(|(index, stage)| {
             let at_the_ends = u64::from(index == 0) + u64::from(index + 1 == stages.len());
-            let passes = (while_training(stage) + at_the_ends) as f64;
-            stage.operations(passes, evaluation, |features| features.evaluation_operations)
+            let passes = (stage.evaluations(recipe, steps_per_epoch) + at_the_ends) as f64;
+            stage.evaluation_work(passes, evaluation).operations() as f64
         })
         .sum();
-    let test = measure_evaluation(prepared, Split::Test) as f64 * 2.0;
     let all: Vec<u32> = (0..train_samples as u32).collect();
     RunPlan {
         steps_per_epoch,
         total_steps,
         tokens_per_epoch: tokens(prepared, &all),
+        padding_avoided: meter.padding_avoided(),
         stages,
+        held_activation_bytes: meter.held_bytes(),
+        evaluation_work: evaluation,
         training_operations: training,
-        evaluation_operations: validation + test,
+        evaluation_operations: validation + 2.0 * test.operations() as f64,
         disk_bytes: disk_bytes(recipe, store),
     }
 }
 
-fn plan_stage(prepared: &Prepared, stage: &Stage, steps_per_epoch: u64) -> StagePlan {
+fn plan_stage(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage, steps_per_epoch: u64) -> StagePlan {
     let trained = prepared.store.groups().into_iter().zip(&stage.trainable_groups).zip(&stage.learning_rates);
     let learning_rates: Vec<(String, f64)> = trained
         .filter(|((_, trains), _)| **trains)
         .map(|((group, _), &learning_rate)| (group.name, learning_rate))
         .collect();
-    let cost = measure_step(prepared, stage);
+    let cost = step_cost(prepared, meter, stage);
+    let trainable = Trainer::stage_trainable(&prepared.store, stage);
+    let longest = longest_samples(&prepared.trainee, prepared.recipe.train.per_device_train_batch_size);
     StagePlan {
         name: stage.name.clone(),
         epochs: stage.epochs,
@@ -281,28 +333,34 @@ fn plan_stage(prepared: &Prepared, stage: &Stage, steps_per_epoch: u64) -> Stage
         trainable_parameters: (cost.gradient_bytes / 4) as usize,
         learning_rates: learning_rates.into_iter().collect(),
         cost,
-        features: plan_features(prepared, stage),
+        activations: meter.activations(&trainable, &longest),
+        features: plan_features(prepared, meter, &trainable),
     }
 }
 
 /// What a stage keeps of its frozen prefix.
-fn plan_features(prepared: &Prepared, stage: &Stage) -> Option<FeaturePlan> {
+fn plan_features(prepared: &Prepared, meter: &Meter<'_>, trainable: &Trainable) -> Option<FeaturePlan> {
     let Prepared { recipe, trainee, store, .. } = prepared;
-    let trainable = Trainer::stage_trainable(store, stage);
     let cut = trainable.deepest_group()?;
     let bytes = feature_bytes(trainee, cut)?;
     let limits = FeatureLimits::of(recipe);
     if !limits.keep_anything() {
         return None;
     }
-    let meter = Meter::new(prepared);
+    let model = trainee.cut()?;
+    let keeps_training = model.is_worth_keeping(Split::Train, true, cut);
     let room = limits.memory.saturating_add(limits.disk);
+    let epoch_work = meter.epoch_work(trainable, keeps_training.then_some(cut));
+    let evaluation_work = meter.evaluation_work(Split::Validation, Some(cut));
     Some(FeaturePlan {
         below: store.groups().get(cut).map(|group| group.name.clone()).unwrap_or_default(),
         bytes,
         kept_share: (room as f64 / bytes.max(1) as f64).min(1.0),
-        epoch_operations: meter.epoch_operations(&trainable, Some(cut)),
-        evaluation_operations: evaluation_operations(&meter, Split::Validation, Some(cut)),
+        training_passes: keeps_training.then(|| model.views(Split::Train)),
+        epoch_operations: epoch_work.operations(),
+        evaluation_operations: evaluation_work.operations(),
+        epoch_work,
+        evaluation_work,
     })
 }
 
@@ -310,166 +368,17 @@ fn tokens(prepared: &Prepared, samples: &[u32]) -> u64 {
     samples.iter().map(|&sample| u64::from(prepared.trainee.length(Split::Train, sample))).sum()
 }
 
-/// The samples of the largest batch that training can meet.
-fn longest_samples(prepared: &Prepared) -> Vec<u32> {
-    let trainee = &prepared.trainee;
+/// The samples of the largest batch of so many that training can meet.
+pub(crate) fn longest_samples(trainee: &dyn Trainee, batch_size: usize) -> Vec<u32> {
     let mut samples: Vec<u32> = (0..trainee.samples(Split::Train) as u32).collect();
     samples.sort_by_key(|&sample| std::cmp::Reverse(trainee.length(Split::Train, sample)));
-    samples.truncate(prepared.recipe.train.per_device_train_batch_size.max(1));
+    samples.truncate(batch_size.max(1));
     samples
-}
-
-/// Up to [`MEASURED_BATCHES`] places, spread evenly over `count`.
-fn spread(count: usize) -> impl Iterator<Item = usize> {
-    let chosen = count.min(MEASURED_BATCHES);
-    (0..chosen).map(move |index| index * count / chosen)
-}
-
-/// The operations of `samples` samples, from those of some batches of them.
-fn in_proportion(
-    batches: impl Iterator<Item = Vec<u32>>,
-    samples: usize,
-    mut operations: impl FnMut(&[u32]) -> u64,
-) -> u64 {
-    let (mut measured, mut sum) = (0, 0);
-    for batch in batches {
-        measured += batch.len();
-        sum += operations(&batch);
-    }
-    if measured == samples {
-        return sum;
-    }
-    (sum as f64 * samples as f64 / measured.max(1) as f64).round() as u64
-}
-
-/// What was measured of one batch.
-struct Measured {
-    peak_bytes: u64,
-    operations: u64,
-}
-
-/// The model of a prepared run on a context without numbers.
-struct Meter<'a> {
-    prepared: &'a Prepared,
-    context: Context,
-    store: ParameterStore,
-}
-
-impl<'a> Meter<'a> {
-    fn new(prepared: &'a Prepared) -> Self {
-        let context = Context::meta();
-        let store = without_values(&context, &prepared.store);
-        Self { prepared, context, store }
-    }
-
-    /// Logits of samples, from the features at a cut if one is given.
-    fn logits<'s>(
-        &'s self,
-        forward: &mut Forward<'s>,
-        split: Split,
-        samples: &[u32],
-        cut: Option<usize>,
-    ) -> Var {
-        let trainee = &self.prepared.trainee;
-        let (Some(cut), Some(model)) = (cut, trainee.cut()) else {
-            return trainee.logits(forward, split, samples, 0);
-        };
-        let values = samples.iter().map(|&sample| model.feature_len(split, sample, cut)).sum::<usize>();
-        let features = self.context.zeros([values]);
-        let batch = SampleBatch { split, samples, first_occurrence: 0 };
-        model.logits_from_features(forward, &features, batch, cut)
-    }
-
-    /// Forward and backward of one micro-batch, as the loop does them.
-    fn train(&self, trainable: &Trainable, samples: &[u32], cut: Option<usize>) -> Measured {
-        let Prepared { recipe, task, trainee, .. } = self.prepared;
-        let pool = self.context.pool();
-        pool.reset_peak();
-        let (resting, counted) = (pool.memory_use().current, self.context.operations());
-        let mut gradients = Gradients::meta(trainable.slot_lengths(&self.store));
-        let mut forward = Forward::new(Environment {
-            context: self.context.clone(),
-            store: &self.store,
-            trainable,
-            randomness: Some(Randomness { seed: recipe.train.seed, step: 0 }),
-            gradient_checkpointing: recipe.train.gradient_checkpointing,
-        });
-        let trained = match cut {
-            Some(_) => vec![(self.logits(&mut forward, Split::Train, samples, cut), 1.0)],
-            None => {
-                let batch = SampleBatch { split: Split::Train, samples, first_occurrence: 0 };
-                trainee.trained_logits(&mut forward, batch)
-            }
-        };
-        let targets: Vec<&Target> =
-            samples.iter().map(|&sample| trainee.target(Split::Train, sample)).collect();
-        let end = |(logits, share): (Var, f32)| {
-            let loss = task.loss(&self.context, logits.tensor(), &targets, 1.0 / share);
-            (logits, loss.dlogits)
-        };
-        let ends = trained.into_iter().map(end).collect();
-        forward.into_tape().backward(ends, &mut gradients);
-        Measured {
-            peak_bytes: pool.memory_use().peak - resting,
-            operations: self.context.operations() - counted,
-        }
-    }
-
-    /// Forward of one batch in evaluation mode: its operations.
-    fn evaluate(&self, split: Split, samples: &[u32], cut: Option<usize>) -> u64 {
-        let counted = self.context.operations();
-        let trainable = Trainable::none(&self.store);
-        let mut forward = Forward::new(Environment {
-            context: self.context.clone(),
-            store: &self.store,
-            trainable: &trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
-        self.logits(&mut forward, split, samples, cut);
-        self.context.operations() - counted
-    }
-
-    fn epoch_operations(&self, trainable: &Trainable, cut: Option<usize>) -> u64 {
-        let Prepared { recipe, trainee, .. } = self.prepared;
-        let samples = trainee.samples(Split::Train);
-        let order = training_order(recipe, trainee).epoch(0);
-        let chosen = spread(order.batches()).map(|index| order.batch(index));
-        in_proportion(chosen, samples, |batch| self.train(trainable, batch, cut).operations)
-    }
-}
-
-/// The same parameters without values: handles of the one are handles of the other.
-pub(crate) fn without_values(context: &Context, store: &ParameterStore) -> ParameterStore {
-    let mut builder = ParameterBuilder::default();
-    for group in store.groups() {
-        builder.begin_group(&group.name);
-    }
-    for id in store.ids() {
-        builder.declare(store.declaration(id).clone());
-    }
-    builder.build_meta(context)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn few_batches_are_all_measured_and_many_are_spread_over_the_epoch() {
-        assert_eq!(spread(3).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(spread(0).count(), 0);
-        let places: Vec<usize> = spread(64).collect();
-        assert_eq!(places.len(), MEASURED_BATCHES);
-        assert!(places.iter().enumerate().all(|(index, &place)| place == 2 * index));
-    }
-
-    #[test]
-    fn unmeasured_samples_count_as_the_measured_ones_do() {
-        let batches = || [vec![0, 1], vec![2, 3]].into_iter();
-        assert_eq!(in_proportion(batches(), 4, |batch| 10 * batch.len() as u64), 40);
-        assert_eq!(in_proportion(batches(), 10, |batch| 10 * batch.len() as u64), 100);
-    }
 
     #[test]
     fn a_part_of_a_batch_is_a_step_too() {

@@ -2,6 +2,7 @@
 //!
 //! What is the same for every modality is here and in `data.rs`; what is about texts or pictures in a file of its own.
 
+mod batches;
 mod data;
 mod image;
 mod text;
@@ -44,12 +45,14 @@ pub struct PrepareOptions {
     pub model_directory: Option<PathBuf>,
     /// How model names are resolved.
     pub resolve: ResolveOptions,
+    /// Whether the recipe is the record of a run, in which everything is chosen: nothing is chosen anew.
+    pub obeys_record: bool,
 }
 
 impl PrepareOptions {
     /// The best kernels and no folds.
     pub fn new(resolve: ResolveOptions) -> Self {
-        Self { isa: None, fold: None, model_directory: None, resolve }
+        Self { isa: None, fold: None, model_directory: None, resolve, obeys_record: false }
     }
 }
 
@@ -143,10 +146,15 @@ pub fn prepare(
 ) -> Result<Prepared, TrainError> {
     check_settings(recipe)?;
     let location = find_model(recipe, options, tell)?;
-    match modality(recipe, &location)? {
-        Modality::Text => text::prepare(recipe.clone(), options, location, tell),
-        Modality::Image => image::prepare(recipe.clone(), options, location, tell),
+    let mut prepared = match modality(recipe, &location)? {
+        Modality::Text => text::prepare(recipe.clone(), options, location, tell)?,
+        Modality::Image => image::prepare(recipe.clone(), options, location, tell)?,
+    };
+    if !options.obeys_record {
+        batches::settle(&mut prepared, tell)?;
     }
+    image::warn_of_small_batches(&prepared.recipe, &prepared.store, &prepared.stages, tell);
+    Ok(prepared)
 }
 
 /// Where a model is.

@@ -11,6 +11,7 @@ use retune_nn::{Optimizer, ParameterId, ParameterStore, Trainable};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::memory::resident_bytes;
 use crate::schedule::ReducePlateau;
 
 /// Where a run stands. Batches, dropout masks and learning rates are functions of this and the recipe.
@@ -42,6 +43,36 @@ pub struct Progress {
     pub samples: u64,
     /// Seconds trained and evaluated, over all sittings.
     pub seconds: f64,
+    /// What each stage took so far.
+    #[serde(default)]
+    pub timings: Vec<StageTiming>,
+    /// The most bytes of the process that were in memory after a step or an evaluation, where the system tells.
+    #[serde(default)]
+    pub peak_resident_bytes: Option<u64>,
+}
+
+/// What a stage took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageTiming {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Seconds of the steps.
+    pub seconds: f64,
+    /// Evaluations on the way.
+    pub evaluations: u64,
+    /// Seconds of the evaluations.
+    pub evaluation_seconds: f64,
+}
+
+impl Progress {
+    /// What the current stage took so far, to add to. Looks at the process's memory too.
+    pub(crate) fn timing(&mut self) -> &mut StageTiming {
+        self.peak_resident_bytes = self.peak_resident_bytes.max(resident_bytes());
+        if self.timings.len() <= self.stage {
+            self.timings.resize(self.stage + 1, StageTiming::default());
+        }
+        &mut self.timings[self.stage]
+    }
 }
 
 /// What accumulates between two log lines.

@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
 use crate::features::{FeatureCache, Prefix, fetch, trained_logits};
-use crate::plan::{stage_steps, steps_per_epoch, training_order};
+use crate::plan::{Meter, longest_samples, stage_steps, steps_per_epoch, training_order};
 use crate::recipe::Recipe;
 use crate::schedule::{ReducePlateau, Schedule};
 use crate::stages::Stage;
@@ -112,6 +112,8 @@ struct StageRun<'a> {
     stage: &'a Stage,
     trainable: Trainable,
     features: Option<Arc<Prefix>>,
+    /// Bytes that a batch's forward and backward may take, if the largest batch takes more.
+    step_bytes: Option<u64>,
     schedule: Schedule,
     total_steps: u64,
     steps_per_epoch: u64,
@@ -181,6 +183,10 @@ impl Trainer<'_> {
         self.optimizer.set_trainable(&self.store, &trainable);
         let features = self.features_of(&self.store, false, &trainable);
         let total_steps = stage_steps(stage, self.steps_per_epoch());
+        let step_bytes = self.recipe.train.max_step_bytes.filter(|&limit| {
+            let largest = longest_samples(self.trainee, self.recipe.train.per_device_train_batch_size);
+            self.meter().train(&trainable, &largest, None).peak_bytes > limit
+        });
         let schedule = Schedule::new(&stage.schedule, total_steps);
         if self.progress.plateau.is_none() {
             self.progress.plateau = ReducePlateau::for_section(&stage.schedule);
@@ -190,6 +196,7 @@ impl Trainer<'_> {
             stage,
             trainable,
             features,
+            step_bytes,
             schedule,
             total_steps,
             steps_per_epoch: self.steps_per_epoch(),
@@ -287,6 +294,7 @@ impl Trainer<'_> {
         let micro_batches: Vec<Vec<u32>> = (first..(first + accumulation).min(batches.batches()))
             .map(|index| batches.batch(index))
             .collect();
+        let micro_batches = self.split_to_fit(run, micro_batches);
         let total_weight: f32 = micro_batches
             .iter()
             .flatten()
@@ -406,6 +414,42 @@ impl Trainer<'_> {
         own.mixed(&loss(&partners), &shares)
     }
 
+    /// The model on a context without numbers.
+    fn meter(&self) -> Meter<'_> {
+        Meter::new(self.recipe, self.task, self.trainee, &self.store)
+    }
+
+    /// Splits batches that are known to need more memory than there is room for, each into as few like parts as fit.
+    fn split_to_fit(&mut self, run: &StageRun<'_>, batches: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+        let Some(limit) = run.step_bytes else { return batches };
+        let (mut fitting, mut events) = (Vec::new(), Vec::new());
+        {
+            let meter = self.meter();
+            let needed = |samples: &[u32]| meter.train(&run.trainable, samples, None).peak_bytes;
+            for batch in batches {
+                let whole = needed(&batch);
+                // The two of a mixed pair stay together.
+                let smallest = self.recipe.augmentation.smallest_batch();
+                let each = |parts: usize| batch.len().div_ceil(parts).next_multiple_of(smallest);
+                let fits = |parts: &usize| batch.chunks(each(*parts)).all(|part| needed(part) <= limit);
+                // The smallest was found to fit before the run began.
+                let each = (1..batch.len()).find(fits).map_or(smallest, each);
+                if each < batch.len() {
+                    events.push(Event::BatchSplit {
+                        stage: self.progress.stage,
+                        step: self.progress.step + 1,
+                        samples: batch.len(),
+                        needed_bytes: whole,
+                        parts: batch.len().div_ceil(each),
+                    });
+                }
+                fitting.extend(batch.chunks(each).map(<[u32]>::to_vec));
+            }
+        }
+        events.iter().for_each(|event| self.emit(event));
+        fitting
+    }
+
     fn not_finite(&self, what: String, samples: &[u32]) -> TrainError {
         const SHOWN: usize = 8;
         let mut named: Vec<String> =
@@ -421,6 +465,9 @@ impl Trainer<'_> {
         progress.loss_sum += done.loss;
         progress.samples += done.samples;
         progress.seconds += seconds;
+        let timing = progress.timing();
+        timing.steps += 1;
+        timing.seconds += seconds;
         let unlogged = &mut progress.unlogged;
         unlogged.loss += done.loss;
         unlogged.steps += 1;
@@ -542,6 +589,9 @@ impl Trainer<'_> {
         let evaluation = self.evaluate(Split::Validation, &options)?;
         let seconds = started.elapsed().as_secs_f64();
         self.progress.seconds += seconds;
+        let timing = self.progress.timing();
+        timing.evaluations += 1;
+        timing.evaluation_seconds += seconds;
         self.emit(&Event::EvalEnded {
             stage: self.progress.stage,
             step: self.progress.step,

@@ -8,8 +8,8 @@ use retune::checkpoint::available_space;
 use retune::data::Severity;
 use retune::data::image::PictureFacts;
 use retune::train::{
-    Event, ImageTrainee, Prepared, RunPlan, Split, SplitSummary, StagePlan, TextTrainee, gemm_rate, plan_run,
-    prepare,
+    Confirmation, Event, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary,
+    StagePlan, TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, resident_bytes,
 };
 use serde_json::{Map, Value, json};
 
@@ -21,11 +21,15 @@ use crate::inputs::load_recipe;
 /// At most this many classes are listed.
 const SHOWN_CLASSES: usize = 40;
 
+/// At most this many layer groups are listed with what they keep.
+const SHOWN_GROUPS: usize = 4;
+
 /// `retune plan`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   retune plan recipe.toml
   retune plan recipe.toml strategy.method=gradual per_device_train_batch_size=32
+  retune plan recipe.toml --confirm
   retune plan recipe.toml --json")]
 pub struct Plan {
     /// The recipe (TOML).
@@ -34,6 +38,10 @@ pub struct Plan {
     /// Changes to the recipe: a key by its last name where that is unique, or by its path.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Run the largest batch twice, forward, backward and through the optimizer, and show what it took beside what was
+    /// predicted.
+    #[arg(long)]
+    pub confirm: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -48,13 +56,50 @@ pub fn run(arguments: &Plan) -> Result<ExitCode, Failure> {
         _ => {}
     };
     let prepared = prepare(&recipe, &prepare_options()?, &mut tell)?;
-    let sheet = Sheet::new(&prepared);
+    let sheet = Sheet::new(&prepared)?;
+    let (mut json, text) = (sheet.to_json()?, sheet.to_text());
+    let Sheet { plan, rates, .. } = sheet;
+    if !arguments.json {
+        print_line(text);
+    }
+    if let Some(rates) = rates.filter(|_| arguments.confirm) {
+        let confirmation = confirm_plan(prepared, &plan, &rates)?;
+        if !arguments.json {
+            print_line(confirmation_text(&confirmation));
+        }
+        json["confirmation"] = serde_json::to_value(&confirmation).map_err(Failure::other)?;
+    }
     if arguments.json {
-        print_line(sheet.to_json()?);
-    } else {
-        print_line(sheet.to_text());
+        print_line(json);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Predicted beside measured.
+fn confirmation_text(confirmation: &Confirmation) -> String {
+    let Confirmation { stage, samples, tokens, .. } = confirmation;
+    let mut table = Table::new([
+        ("confirmed", Align::Left),
+        ("predicted", Align::Right),
+        ("measured", Align::Right),
+        ("off by", Align::Right),
+    ]);
+    let off = |predicted: f64, measured: f64| format!("{:+.0}%", 100.0 * (predicted / measured - 1.0));
+    let (predicted, measured) = (confirmation.predicted_seconds, confirmation.seconds);
+    table.row([
+        "time of a step".to_owned(),
+        format!("{predicted:.3} s"),
+        format!("{measured:.3} s"),
+        off(predicted, measured),
+    ]);
+    if let (Some(predicted), Some(measured)) =
+        (confirmation.predicted_resident_bytes, confirmation.resident_bytes)
+    {
+        let difference = off(predicted as f64, measured as f64);
+        table.row(["resident memory".to_owned(), bytes(predicted), bytes(measured), difference]);
+    }
+    let size = format!("{}, {}", counted(*samples, "sample"), counted(*tokens as usize, "token"));
+    format!("\n{table}\nthe largest batch that can be met ({size}), stage {stage}")
 }
 
 /// How pictures become inputs, and how many there are.
@@ -92,25 +137,21 @@ fn pictures(trainee: &ImageTrainee) -> String {
 struct Sheet<'a> {
     prepared: &'a Prepared,
     plan: RunPlan,
-    /// Floating-point operations per second of a matrix product on this machine, measured now.
-    gemm_rate: Option<f64>,
+    /// How fast this machine is, measured now.
+    rates: Option<MachineRates>,
+    forecast: Option<Forecast>,
     free_disk_bytes: Option<u64>,
 }
 
 impl<'a> Sheet<'a> {
-    fn new(prepared: &'a Prepared) -> Self {
-        Self {
-            prepared,
-            plan: plan_run(prepared),
-            gemm_rate: prepared.context.kernels().map(gemm_rate),
-            free_disk_bytes: available_space(Path::new(&prepared.recipe.train.output_dir)).ok(),
-        }
-    }
-
-    /// Training and evaluation at the rate of matrix products, which no run exceeds.
-    fn estimated_seconds(&self) -> Option<f64> {
-        let operations = self.plan.training_operations + self.plan.evaluation_operations;
-        self.gemm_rate.filter(|rate| *rate > 0.0).map(|rate| operations / rate)
+    fn new(prepared: &'a Prepared) -> Result<Self, Failure> {
+        let resident = resident_bytes();
+        let plan = plan_run(prepared);
+        let input = input_seconds(&prepared.trainee, Split::Train)?;
+        let rates = prepared.context.kernels().map(MachineRates::measure);
+        let forecast = rates.map(|rates| Forecast::new(prepared, &plan, &rates, input, resident));
+        let free_disk_bytes = available_space(Path::new(&prepared.recipe.train.output_dir)).ok();
+        Ok(Self { prepared, plan, rates, forecast, free_disk_bytes })
     }
 
     fn to_text(&self) -> String {
@@ -241,7 +282,16 @@ impl<'a> Sheet<'a> {
             counted(train.per_device_train_batch_size, "sample"),
             counted(train.per_device_train_batch_size * train.gradient_accumulation_steps, "sample"),
             count(self.plan.tokens_per_epoch as usize),
-        )
+        ) + &self.padding_text()
+    }
+
+    /// What packing saves.
+    fn padding_text(&self) -> String {
+        let avoided = self.plan.padding_avoided;
+        if avoided < 0.005 {
+            return String::new();
+        }
+        format!("; batches are packed: padded they would be {} padding", format::percent(avoided))
     }
 
     /// What is kept of frozen layer groups, where anything is.
@@ -263,7 +313,11 @@ impl<'a> Sheet<'a> {
                 features.below.clone(),
                 bytes(features.bytes),
                 format::percent(features.kept_share),
-                format!("{} of the first", format::percent(later)),
+                if features.training_passes.is_some() {
+                    format!("{} of the first", format::percent(later))
+                } else {
+                    "training in full: views are new each time".to_owned()
+                },
             ]);
         }
         any.then(|| table.to_string())
@@ -295,16 +349,42 @@ impl<'a> Sheet<'a> {
                 counted(cost.samples, "sample"),
             )
         });
-        format!("{table}{batch}")
+        let resident = self.forecast.as_ref().and_then(|forecast| forecast.resident_bytes);
+        let resident = resident.map_or_else(String::new, |resident| {
+            let free =
+                available_bytes().map_or_else(String::new, |free| format!(", {} free now", bytes(free)));
+            format!("\nthe whole process will hold about {}{free}", bytes(resident))
+        });
+        format!("{table}{batch}{resident}{}", self.activations_text())
+    }
+
+    /// The layer groups that keep most for the backward pass, of the stage that needs most.
+    fn activations_text(&self) -> String {
+        let largest = self.plan.stages.iter().max_by_key(|stage| stage.cost.peak_activation_bytes);
+        let mut groups = largest.map_or_else(Vec::new, |stage| stage.activations.clone());
+        groups.retain(|group| group.bytes > 0);
+        groups.sort_by_key(|group| std::cmp::Reverse(group.bytes));
+        if groups.is_empty() {
+            return String::new();
+        }
+        let kept: u64 = groups.iter().map(|group| group.bytes).sum();
+        let shown: Vec<String> = groups
+            .iter()
+            .take(SHOWN_GROUPS)
+            .map(|group| format!("{} {}", group.group, bytes(group.bytes)))
+            .collect();
+        let more = if groups.len() > SHOWN_GROUPS { ", …" } else { "" };
+        format!("\nkept for the backward pass: {} ({}{more})", bytes(kept), shown.join(", "))
     }
 
     fn cost_text(&self) -> String {
         let free = self.free_disk_bytes.map_or_else(String::new, |free| format!(", {} free", bytes(free)));
-        let time = match (self.estimated_seconds(), self.gemm_rate) {
-            (Some(seconds), Some(rate)) => format!(
-                "at least {} (an estimate: all arithmetic at the matrix-product rate measured now, {}/s)",
-                duration(seconds),
-                operations(rate)
+        let time = match (&self.forecast, &self.rates) {
+            (Some(forecast), Some(rates)) => format!(
+                "about {}, {:.3} s a step (an estimate, at speeds measured now: matrix products {}/s)",
+                duration(forecast.seconds),
+                forecast.step_seconds(),
+                operations(rates.product)
             ),
             _ => "not known: this context does not compute".to_owned(),
         };
@@ -366,8 +446,8 @@ impl<'a> Sheet<'a> {
             "method": recipe.strategy.method.name(),
             "plan": in_json(serde_json::to_value(&self.plan))?,
             "free_disk_bytes": self.free_disk_bytes,
-            "gemm_operations_per_second": self.gemm_rate,
-            "estimated_seconds_at_least": self.estimated_seconds(),
+            "machine_rates": in_json(serde_json::to_value(self.rates))?,
+            "forecast": in_json(serde_json::to_value(&self.forecast))?,
             "findings": in_json(serde_json::to_value(findings))?,
         }))
     }

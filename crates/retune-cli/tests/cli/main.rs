@@ -10,6 +10,8 @@ mod features;
 #[cfg(unix)]
 mod images;
 mod learning_rate;
+#[cfg(unix)]
+mod plan;
 mod refusals;
 mod strategies;
 mod tasks;

@@ -13,6 +13,7 @@ pub(super) fn section(run: &Run) -> Section {
     let mut html = String::new();
     stages(&mut html, run);
     features(&mut html, run);
+    forecast(&mut html, run);
     let marks = marks(run);
     let mut charts = String::new();
     rate_chart(&mut charts, run);
@@ -116,6 +117,42 @@ fn features(html: &mut String, run: &Run) {
             count(reused)
         ),
     );
+}
+
+/// What was predicted before the first step, beside what the run took.
+fn forecast(html: &mut String, run: &Run) {
+    let Some(forecast) = &run.log.forecast else { return };
+    let mut rows = String::new();
+    let mut row = |name: &str, values: (Option<f64>, Option<f64>), shown: &dyn Fn(f64) -> String| {
+        let (Some(predicted), Some(measured)) = values else { return };
+        let off = if measured > 0.0 {
+            format!("{:+.0}%", 100.0 * (predicted / measured - 1.0))
+        } else {
+            String::new()
+        };
+        let cells = [shown(predicted), shown(measured), off];
+        let cells: String = cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect();
+        put(&mut rows, format_args!("<tr><th scope=\"row\">{name}</th>{cells}</tr>\n"));
+    };
+    row("Time of a step", (forecast.predicted_step_seconds, forecast.step_seconds), &|seconds| {
+        format!("{seconds:.3} s")
+    });
+    row("Training and its evaluations", (forecast.predicted_seconds, forecast.seconds), &duration);
+    let memory = [forecast.predicted_resident_bytes, forecast.resident_bytes];
+    let [predicted, measured] = memory.map(|bytes| bytes.map(|bytes| bytes as f64));
+    row("Most memory in use", (predicted, measured), &|bytes| {
+        format!("{} MiB", count((bytes / f64::from(1 << 20)).round() as u64))
+    });
+    if !rows.is_empty() {
+        put(
+            html,
+            format_args!(
+                "<div class=\"scroll\" tabindex=\"0\"><table>\n<thead><tr><th scope=\"col\">Before the first step</th>\
+                 <th scope=\"col\" class=\"n\">Predicted</th><th scope=\"col\" class=\"n\">Measured</th>\
+                 <th scope=\"col\" class=\"n\">Off by</th></tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
+            ),
+        );
+    }
 }
 
 fn listed(groups: &[String]) -> String {

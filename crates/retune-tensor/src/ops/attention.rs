@@ -4,7 +4,7 @@ use retune_kernels as kernels;
 use retune_kernels::Attention;
 
 use super::DropoutSpec;
-use crate::{Context, Tensor};
+use crate::{Context, Tensor, Work};
 
 /// The form of an attention: heads, masking, and where each sequence starts.
 #[derive(Clone, Debug)]
@@ -22,15 +22,18 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// Multiply-adds of the two products of the forward, counted two each.
-    fn operations(&self, width: usize) -> usize {
+    /// Counts so many products of all queries with all keys, and a random number for each pair under dropout.
+    fn count(&self, context: &Context, width: usize, products: usize, dropout: Option<&DropoutSpec>) {
         let lengths = |offsets: &[u32]| offsets.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
         let pairs: usize = lengths(&self.query_offsets)
             .iter()
             .zip(lengths(&self.key_offsets))
             .map(|(&queries, keys)| queries as usize * keys as usize)
             .sum();
-        4 * pairs * width
+        context.count(Work::Attention, 2 * products * pairs * width);
+        if dropout.is_some() {
+            context.count(Work::Random, pairs * self.heads);
+        }
     }
 
     /// The kernel's view of queries, keys and values of `width` columns: tensors, and the column at which each begins.
@@ -65,7 +68,7 @@ impl AttentionShape {
         dropout: Option<&DropoutSpec>,
         keep: bool,
     ) -> (Tensor, Option<Tensor>) {
-        context.count(self.operations(width));
+        self.count(context, width, 2, dropout);
         let rows = inputs[0].0.rows();
         let mut out = context.allocate([rows, width]);
         let mut log_sum_exp = keep.then(|| context.allocate([rows, self.heads]));
@@ -86,7 +89,7 @@ impl AttentionShape {
         dout: &Tensor,
     ) -> [Tensor; 3] {
         let width = dout.width();
-        context.count(self.operations(width) * 5 / 2);
+        self.count(context, width, 5, dropout);
         let [mut dq, mut dk, mut dv] = inputs.map(|(input, _)| context.allocate([input.rows(), width]));
         if let Some(cpu) = context.kernels() {
             kernels::attention_backward(

@@ -54,6 +54,7 @@ pub struct BatchNormGradients {
 /// The statistics of `x` [.., channels] over all its rows.
 pub fn channel_statistics(context: &Context, x: &Tensor) -> ChannelStatistics {
     let channels = x.width();
+    context.count_moved(x.elements());
     let (mut mean, mut variance) = (context.allocate([channels]), context.allocate([channels]));
     if let Some(cpu) = context.kernels() {
         let (mean, variance) = (mean.make_mut(), variance.make_mut());
@@ -72,6 +73,7 @@ pub fn batch_norm(
     bias: &Tensor,
 ) -> Tensor {
     assert_eq!(weight.elements(), x.width(), "batch_norm: input {x:?}, weight {weight:?}");
+    context.count_moved((2 + usize::from(residual.is_some())) * x.elements());
     let mut y = context.allocate(x.shape());
     if let Some(cpu) = context.kernels() {
         let residual = residual.map(Tensor::values);
@@ -97,6 +99,8 @@ pub fn batch_norm_backward(
 ) -> BatchNormGradients {
     // Without an activation the residual's gradient is dy itself.
     let identity = form.activation == Activation::Identity;
+    // Two passes over input and gradient, one that writes.
+    context.count_moved((4 + usize::from(wants_x) + 2 * usize::from(residual.is_some())) * x.elements());
     let mut dx = wants_x.then(|| context.allocate(x.shape()));
     let mut dresidual = (wants_residual && !identity).then(|| context.allocate(x.shape()));
     if let Some(cpu) = context.kernels() {

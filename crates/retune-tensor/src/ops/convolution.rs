@@ -3,7 +3,7 @@
 use retune_kernels as kernels;
 use retune_kernels::Conv2d;
 
-use crate::{Context, Tensor};
+use crate::{Context, Tensor, Work};
 
 /// The form of a convolution beside its sizes; each pair is vertical, horizontal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,17 @@ impl Conv2dParameters {
     }
 }
 
+/// Counts the arithmetic of one of a convolution's three products.
+fn count(context: &Context, shape: &Conv2d) {
+    let kind = match (shape.kernel, shape.stride, shape.dilation, shape.groups) {
+        (_, _, _, groups) if groups == shape.in_channels && groups > 1 => Work::DepthwiseConvolution,
+        ([1, 1], [1, 1], _, 1) => Work::Product,
+        ([3, 3], [1, 1], [1, 1], 1) => Work::SquareConvolution,
+        _ => Work::Convolution,
+    };
+    context.count(kind, 2 * shape.multiply_adds());
+}
+
 /// Convolution of `x` [batch, height, width, in] with `weight`, plus `bias` `[out]`:
 /// [batch, output height, output width, out].
 pub fn conv2d(
@@ -62,7 +73,7 @@ pub fn conv2d(
     bias: Option<&Tensor>,
 ) -> Tensor {
     let shape = parameters.kernel(image_sizes(x), weight);
-    context.count(2 * shape.multiply_adds());
+    count(context, &shape);
     let mut y =
         context.allocate([shape.batch, shape.output_height(), shape.output_width(), shape.out_channels]);
     if let Some(cpu) = context.kernels() {
@@ -82,7 +93,7 @@ pub fn conv2d_input_gradient(
     accumulate_into: Option<Tensor>,
 ) -> Tensor {
     let shape = parameters.kernel(input, weight);
-    context.count(2 * shape.multiply_adds());
+    count(context, &shape);
     let accumulate = accumulate_into.is_some();
     let mut dx = accumulate_into.unwrap_or_else(|| context.allocate(input));
     let values = dx.make_mut();
@@ -102,7 +113,7 @@ pub fn conv2d_weight_gradient(
     dweight: &mut [f32],
 ) {
     let shape = parameters.kernel(image_sizes(x), weight);
-    context.count(2 * shape.multiply_adds());
+    count(context, &shape);
     if let Some(cpu) = context.kernels() {
         kernels::conv2d_weight_gradient(cpu, &shape, x.values(), dy.values(), dweight);
     }

@@ -2,7 +2,8 @@
 
 use retune_kernels::{Activation, Gemm, Layout, gemm};
 
-use crate::{Context, Tensor};
+use super::elementwise::count_activation;
+use crate::{Context, Tensor, Work};
 
 /// `activation(scale · x·wᵀ + bias)` for `x` [rows, in] and `w` [out, in]; with `keep_pre_activation` also the value
 /// before the activation. Shape [rows, out].
@@ -16,7 +17,8 @@ pub fn linear(
 ) -> (Tensor, Option<Tensor>) {
     let (m, k, n) = (x.rows(), x.width(), weight.rows());
     assert_eq!(weight.width(), k, "linear: input {x:?}, weight {weight:?}");
-    context.count(2 * m * n * k);
+    context.count(Work::Product, 2 * m * n * k);
+    count_activation(context, activation, m * n);
     let mut y = context.allocate([m, n]);
     let mut pre_activation = keep_pre_activation.then(|| context.allocate([m, n]));
     if let Some(cpu) = context.kernels() {
@@ -40,7 +42,7 @@ pub fn linear(
 /// `x += scale · a·bᵀ` for `a` [rows, k] and `b` [width, k]: a low-rank branch added to a layer's output.
 pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, scale: f32) {
     let (m, n, k) = (a.rows(), b.rows(), a.width());
-    context.count(2 * m * n * k);
+    context.count(Work::Product, 2 * m * n * k);
     // Taken on `Meta` too: a shared tensor is copied first, which costs memory.
     let values = x.make_mut();
     if let Some(cpu) = context.kernels() {
@@ -69,7 +71,7 @@ pub fn linear_input_gradient(
     accumulate_into: Option<Tensor>,
 ) -> Tensor {
     let (m, k, n) = (dy.rows(), dy.width(), weight.width());
-    context.count(2 * m * n * k);
+    context.count(Work::Product, 2 * m * n * k);
     let accumulate = accumulate_into.is_some();
     let mut dx = accumulate_into.unwrap_or_else(|| context.allocate([m, n]));
     let values = dx.make_mut();
@@ -94,7 +96,7 @@ pub fn linear_input_gradient(
 /// `dw += scale · dyᵀ·x`: the gradient of a linear layer's weight [out, in], added to the caller's buffer.
 pub fn linear_weight_gradient(context: &Context, dy: &Tensor, x: &Tensor, scale: f32, dw: &mut [f32]) {
     let (m, n, k) = (dy.width(), x.width(), dy.rows());
-    context.count(2 * m * n * k);
+    context.count(Work::Product, 2 * m * n * k);
     if let Some(cpu) = context.kernels() {
         let product = Gemm {
             layout: Layout::Tn,

@@ -4,7 +4,7 @@ use retune_kernels as kernels;
 use retune_kernels::{LayerNormGrad, LayerNormInput};
 
 use super::DropoutSpec;
-use crate::{Context, Tensor};
+use crate::{Context, Tensor, Work};
 
 /// What [`layer_norm`] keeps for its backward.
 #[derive(Clone, Debug)]
@@ -44,6 +44,11 @@ pub fn layer_norm(
     let mut y = context.allocate(x.shape());
     // Without a dropout or a residual the sum is x itself.
     let computes_sum = residual.is_some() || dropout.is_some();
+    let (reads, writes) = (1 + usize::from(residual.is_some()), 1 + usize::from(keep && computes_sum));
+    context.count_moved((reads + writes) * x.elements());
+    if dropout.is_some() {
+        context.count(Work::Random, x.elements());
+    }
     let mut kept = keep.then(|| LayerNormKept {
         sum: if computes_sum { context.allocate(x.shape()) } else { x.clone() },
         mean: context.allocate([rows]),
@@ -88,6 +93,10 @@ pub fn layer_norm_backward(
 ) -> LayerNormGradients {
     // Without dropout the two gradients are the same values and share one tensor.
     let separate = dropout.is_some();
+    context.count_moved((3 + usize::from(separate)) * dy.elements());
+    if separate {
+        context.count(Work::Random, dy.elements());
+    }
     let mut dx = (wants_x && separate).then(|| context.allocate(dy.shape()));
     let mut dresidual = (wants_residual || wants_x && !separate).then(|| context.allocate(dy.shape()));
     if let Some(cpu) = context.kernels() {

@@ -42,6 +42,10 @@ impl PoolWindow {
 #[derive(Debug)]
 pub struct Argmax(Bytes);
 
+fn output_values(shape: &Pool2d) -> usize {
+    shape.batch * shape.output_height() * shape.output_width() * shape.channels
+}
+
 fn pooled(context: &Context, shape: &Pool2d) -> Tensor {
     context.allocate([shape.batch, shape.output_height(), shape.output_width(), shape.channels])
 }
@@ -54,6 +58,8 @@ pub fn max_pool2d(
     keep: bool,
 ) -> (Tensor, Option<Argmax>) {
     let shape = window.kernel(image_sizes(x));
+    // Windows overlap: each value is compared with all of its window.
+    context.count_moved(x.elements() + (1 + window.kernel.iter().product::<usize>()) * output_values(&shape));
     let mut y = pooled(context, &shape);
     let mut argmax = keep.then(|| context.bytes(y.elements()));
     if let Some(cpu) = context.kernels() {
@@ -71,6 +77,7 @@ pub fn max_pool2d_backward(
     dy: &Tensor,
     argmax: &Argmax,
 ) -> Tensor {
+    context.count_moved(input.iter().product::<usize>() + 2 * dy.elements());
     let mut dx = context.allocate(input);
     if let Some(cpu) = context.kernels() {
         kernels::max_pool2d_backward(
@@ -87,6 +94,7 @@ pub fn max_pool2d_backward(
 /// The mean of each window; padding counts as zeros if `count_include_pad`, else it doesn't count.
 pub fn avg_pool2d(context: &Context, window: &PoolWindow, count_include_pad: bool, x: &Tensor) -> Tensor {
     let shape = window.kernel(image_sizes(x));
+    context.count_moved(x.elements() + output_values(&shape));
     let mut y = pooled(context, &shape);
     if let Some(cpu) = context.kernels() {
         kernels::avg_pool2d_forward(cpu, &shape, count_include_pad, x.values(), y.make_mut());
@@ -102,6 +110,7 @@ pub fn avg_pool2d_backward(
     input: [usize; 4],
     dy: &Tensor,
 ) -> Tensor {
+    context.count_moved(input.iter().product::<usize>() + 2 * dy.elements());
     let mut dx = context.allocate(input);
     if let Some(cpu) = context.kernels() {
         let shape = window.kernel(input);
@@ -114,6 +123,7 @@ pub fn avg_pool2d_backward(
 /// doesn't come out even (PyTorch's `AdaptiveAvgPool2d`).
 pub fn adaptive_avg_pool2d(context: &Context, output: [usize; 2], x: &Tensor) -> Tensor {
     let [batch, height, width, channels] = image_sizes(x);
+    context.count_moved(x.elements());
     let mut y = context.allocate([batch, output[0], output[1], channels]);
     if let Some(cpu) = context.kernels() {
         let sizes = [batch, height, width, channels];
@@ -129,6 +139,7 @@ pub fn adaptive_avg_pool2d_backward(
     input: [usize; 4],
     dy: &Tensor,
 ) -> Tensor {
+    context.count_moved(input.iter().product::<usize>() + 2 * dy.elements());
     let mut dx = context.allocate(input);
     if let Some(cpu) = context.kernels() {
         kernels::adaptive_avg_pool2d_backward(cpu, input, output, dy.values(), dx.make_mut());
@@ -139,6 +150,7 @@ pub fn adaptive_avg_pool2d_backward(
 /// `x` [batch, height, width, channels] times `scale` [batch, channels].
 pub fn scale_channels(context: &Context, x: &Tensor, scale: &Tensor) -> Tensor {
     let rows_per_image = check_scale(x, scale);
+    context.count_moved(2 * x.elements());
     let mut y = context.allocate(x.shape());
     if let Some(cpu) = context.kernels() {
         let (x, scale, channels) = (x.values(), scale.values(), scale.width());
@@ -157,6 +169,7 @@ pub fn scale_channels_backward(
     wants_scale: bool,
 ) -> [Option<Tensor>; 2] {
     let rows_per_image = check_scale(x, scale);
+    context.count_moved((1 + usize::from(wants_x) + usize::from(wants_scale)) * x.elements());
     let mut dx = wants_x.then(|| context.allocate(x.shape()));
     let mut dscale = wants_scale.then(|| context.allocate(scale.shape()));
     if let Some(cpu) = context.kernels() {
@@ -188,6 +201,7 @@ pub fn concat_channels(context: &Context, parts: &[&Tensor]) -> Tensor {
     if let Some(last) = sizes.last_mut() {
         *last = channels;
     }
+    context.count_moved(2 * first.rows() * channels);
     let mut y = context.allocate(sizes.as_slice());
     if let Some(cpu) = context.kernels() {
         let mut start = 0;
@@ -206,6 +220,7 @@ pub fn concat_channels(context: &Context, parts: &[&Tensor]) -> Tensor {
 
 /// As many channels of `x` as `shape` has, from `start` on: a part's gradient behind [`concat_channels`].
 pub fn slice_channels(context: &Context, x: &Tensor, start: usize, shape: &Shape) -> Tensor {
+    context.count_moved(2 * shape.elements());
     let mut y = context.allocate(shape);
     if let Some(cpu) = context.kernels() {
         let width = y.width();
@@ -219,6 +234,7 @@ pub fn slice_channels(context: &Context, x: &Tensor, start: usize, shape: &Shape
 /// Each image as one row in the reference's order, channel by channel: [batch, channels · height · width].
 pub fn flatten_images(context: &Context, x: &Tensor) -> Tensor {
     let [batch, height, width, channels] = image_sizes(x);
+    context.count_moved(2 * x.elements());
     let mut y = context.allocate([batch, channels * height * width]);
     if let Some(cpu) = context.kernels() {
         kernels::transpose_each(cpu, [batch, height * width, channels], x.values(), y.make_mut());
@@ -229,6 +245,7 @@ pub fn flatten_images(context: &Context, x: &Tensor) -> Tensor {
 /// Gradient of [`flatten_images`]' input, which has the sizes `input`.
 pub fn flatten_images_backward(context: &Context, input: [usize; 4], dy: &Tensor) -> Tensor {
     let [batch, height, width, channels] = input;
+    context.count_moved(input.iter().product::<usize>() + 2 * dy.elements());
     let mut dx = context.allocate(input);
     if let Some(cpu) = context.kernels() {
         kernels::transpose_each(cpu, [batch, channels, height * width], dy.values(), dx.make_mut());

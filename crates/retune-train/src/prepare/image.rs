@@ -99,7 +99,6 @@ pub(super) fn prepare(
         let model = (&model, &views);
         recalibrate(&context, (&mut store, &folded), model, &stages, &splits[&Split::Train], tell);
     }
-    warn_of_small_batches(&recipe, &store, &stages, tell);
 
     let files: Vec<PathBuf> = config.file.iter().map(|file| file.path().to_owned()).collect();
     let mut hashes = hash_inputs(&recipe, weights.as_ref(), &files)?;
@@ -364,7 +363,8 @@ fn recalibrate(
 /// Batches of fewer pictures give batch normalization noise for statistics.
 const SMALL_BATCH: usize = 8;
 
-fn warn_of_small_batches(
+/// Warns where batch normalization trains on few pictures at a time.
+pub(super) fn warn_of_small_batches(
     recipe: &Recipe,
     store: &ParameterStore,
     stages: &[Stage],

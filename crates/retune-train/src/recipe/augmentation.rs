@@ -121,6 +121,11 @@ impl Default for AugmentationSection {
 }
 
 impl AugmentationSection {
+    /// The least number of pictures that a batch is cut into: those that are mixed stay together.
+    pub(crate) fn smallest_batch(&self) -> usize {
+        if self.mixing_key().is_some() { 2 } else { 1 }
+    }
+
     /// Whether nothing was changed.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

@@ -7,7 +7,7 @@ use toml::Value;
 use super::parse::check_table;
 use super::{
     AugmentationSection, ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName,
-    ScheduleSection, StageTarget, ThresholdTuning,
+    ScheduleSection, StageTarget, ThresholdTuning, TrainSection,
 };
 
 type Checked = Result<(), RecipeError>;
@@ -33,6 +33,7 @@ impl Recipe {
         self.check_stages()?;
         self.check_optimizer()?;
         self.check_schedule("schedule", &self.schedule)?;
+        self.check_batches()?;
         if self.train.output_dir.trim().is_empty() {
             return Err(self.error("train.output_dir", "is empty; name the run folder"));
         }
@@ -122,6 +123,22 @@ impl Recipe {
                 "mixes pictures in pairs, but per_device_train_batch_size = {batch_size} is odd; make it even"
             );
             return Err(self.error(path, problem));
+        }
+        Ok(())
+    }
+
+    fn check_batches(&self) -> Checked {
+        let train = &self.train;
+        let is_auto = train.per_device_train_batch_size == TrainSection::AUTO;
+        let total = train.total_train_batch_size.is_some();
+        let with = "per_device_train_batch_size = \"auto\"";
+        self.only_with("train.total_train_batch_size", total, is_auto, with)?;
+        if is_auto && train.gradient_accumulation_steps != 1 {
+            let problem = format!(
+                "{with} chooses the accumulation too; remove it, and say with total_train_batch_size how many samples a \
+                 step has"
+            );
+            return Err(self.error("train.gradient_accumulation_steps", problem));
         }
         Ok(())
     }

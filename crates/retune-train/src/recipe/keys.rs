@@ -29,6 +29,8 @@ pub enum Kind {
     Bool,
     /// An integer from the first to the second, both included.
     Integer(u64, u64),
+    /// An integer from the first to the second, both included, or this word.
+    IntegerOrWord(u64, u64, &'static str),
     /// A number in a range.
     Number(Range),
     /// A number in a range, or this word.
@@ -115,6 +117,9 @@ impl Kind {
             Self::Bool => "true or false".to_owned(),
             Self::Integer(least, most) if most >= table::MANY => format!("an integer of at least {least}"),
             Self::Integer(least, most) => format!("an integer from {least} to {most}"),
+            Self::IntegerOrWord(least, most, word) => {
+                format!("{}, or \"{word}\"", Self::Integer(least, most).describe())
+            }
             Self::Number(range) => format!("a number{}", range.describe()),
             Self::NumberOrWord(range, word) => format!("a number{}, or \"{word}\"", range.describe()),
             Self::TextList => "a list of strings".to_owned(),

@@ -229,7 +229,7 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
     };
     let fits = match (key.kind, value) {
         (Kind::Text, Value::String(_)) | (Kind::Bool, Value::Boolean(_)) => true,
-        (Kind::Integer(least, most), Value::Integer(integer)) => {
+        (Kind::Integer(least, most) | Kind::IntegerOrWord(least, most, _), Value::Integer(integer)) => {
             u64::try_from(*integer).is_ok_and(|integer| (least..=most).contains(&integer))
         }
         (Kind::NumberOrWord(_, expected), Value::String(word)) => word == expected,
@@ -246,7 +246,9 @@ pub(super) fn check_value(key: &Key, path: &str, value: &Value, places: &Places)
             words.contains(&word.as_str()) || others.contains(&word.as_str())
         }
         (Kind::ChoiceOrTable(words), Value::String(word)) => words.contains(&word.as_str()),
-        (Kind::WordOrList(expected), Value::String(word)) => word == expected,
+        (Kind::WordOrList(expected) | Kind::IntegerOrWord(_, _, expected), Value::String(word)) => {
+            word == expected
+        }
         (Kind::TextTable, Value::Table(table)) => table.values().all(Value::is_str),
         (Kind::NumberTable(range), Value::Table(table)) => {
             return check_numbers(table, range, path, places);
@@ -287,11 +289,10 @@ fn hint_for(kind: Kind, value: &Value) -> String {
                 .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"))
         }
         (Kind::Bool, Value::String(text)) if text.parse::<bool>().is_ok() => "; remove the quotes".to_owned(),
-        (Kind::Integer(..) | Kind::Number(_) | Kind::NumberOrWord(..), Value::String(text))
-            if text.parse::<f64>().is_ok() =>
-        {
-            "; remove the quotes".to_owned()
-        }
+        (
+            Kind::Integer(..) | Kind::IntegerOrWord(..) | Kind::Number(_) | Kind::NumberOrWord(..),
+            Value::String(text),
+        ) if text.parse::<f64>().is_ok() => "; remove the quotes".to_owned(),
         (Kind::TextList | Kind::WordOrList(_), Value::String(text)) => {
             format!("; write [\"{}\"]", clipped(text))
         }

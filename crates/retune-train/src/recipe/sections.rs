@@ -547,12 +547,19 @@ pub struct TrainSection {
     pub num_train_epochs: f64,
     /// Optimizer steps; wins over `num_train_epochs`.
     pub max_steps: Option<u64>,
-    /// Samples per training batch.
+    /// Samples per training batch; [`TrainSection::AUTO`] until preparation has chosen.
+    #[serde(with = "auto_batch_size")]
     pub per_device_train_batch_size: usize,
     /// Samples per evaluation batch.
     pub per_device_eval_batch_size: usize,
     /// Batches per optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// Samples per optimizer step, where the batch size is chosen.
+    pub total_train_batch_size: Option<usize>,
+    /// Bytes that the process may hold; what the machine has left if unset.
+    pub max_memory_bytes: Option<u64>,
+    /// Bytes of tensors that a batch's forward and backward may take; a larger one is split.
+    pub max_step_bytes: Option<u64>,
     /// The numbers that are computed with.
     pub precision: Precision,
     /// Steps between evaluations; every epoch if unset.
@@ -609,6 +616,9 @@ impl Default for TrainSection {
             per_device_train_batch_size: 16,
             per_device_eval_batch_size: 32,
             gradient_accumulation_steps: 1,
+            total_train_batch_size: None,
+            max_memory_bytes: None,
+            max_step_bytes: None,
             precision: Precision::F32,
             eval_steps: None,
             logging_steps: 10,
@@ -632,6 +642,47 @@ impl Default for TrainSection {
             output_dir: "runs/retune".to_owned(),
             overwrite_output_dir: false,
             tensorboard: false,
+        }
+    }
+}
+
+impl TrainSection {
+    /// The batch size that stands for `"auto"`.
+    pub const AUTO: usize = 0;
+
+    /// Samples of an optimizer step where the batch size is chosen.
+    pub fn total_batch_size(&self) -> usize {
+        self.total_train_batch_size.unwrap_or(Self::default().per_device_train_batch_size)
+    }
+}
+
+/// A batch size, or the word `auto`.
+mod auto_batch_size {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::TrainSection;
+
+    const WORD: &str = "auto";
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(usize),
+        Word(String),
+    }
+
+    pub fn serialize<S: Serializer>(size: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+        match *size {
+            TrainSection::AUTO => serializer.serialize_str(WORD),
+            size => serializer.serialize_u64(size as u64),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Number(size) => Ok(size),
+            Written::Word(word) if word == WORD => Ok(TrainSection::AUTO),
+            Written::Word(word) => Err(de::Error::custom(format!("\"{word}\" is no batch size"))),
         }
     }
 }

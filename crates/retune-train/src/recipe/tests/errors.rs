@@ -87,7 +87,7 @@ fn a_wrong_type_or_value_is_refused_with_what_is_allowed() {
         ),
         (
             "[train]\nper_device_train_batch_size = 0",
-            "recipe.toml:4: \"per_device_train_batch_size\" in [train] must be an integer of at least 1, found the integer 0",
+            "recipe.toml:4: \"per_device_train_batch_size\" in [train] must be an integer of at least 1, or \"auto\", found the integer 0",
         ),
         (
             "[train]\nthreads = 9999999999",

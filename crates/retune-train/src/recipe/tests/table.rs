@@ -64,6 +64,9 @@ fn allowed(kind: Kind) -> Vec<String> {
         Kind::Text => vec!["\"x\"".to_owned()],
         Kind::Bool => vec!["true".to_owned(), "false".to_owned()],
         Kind::Integer(least, most) => vec![least.to_string(), most.to_string()],
+        Kind::IntegerOrWord(least, most, word) => {
+            vec![least.to_string(), most.to_string(), format!("\"{word}\"")]
+        }
         Kind::Number(range) => {
             let candidates = ["0", "0.0", "0.5", "1", "3"];
             let fits = |text: &&&str| range.contains(text.parse().unwrap());
