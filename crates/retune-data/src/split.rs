@@ -355,8 +355,10 @@ mod tests {
         let dataset = dataset(&rows);
         let split = hold_out_latest(&dataset, 0.2, "author").unwrap();
         assert_eq!((split.train, split.held_out), (vec![1, 2, 4], vec![0, 3]));
-        assert!(hold_out_latest(&dataset, 0.5, "text").is_ok());
-        assert!(hold_out_latest(&dataset, 0.5, "label").unwrap_err().to_string().contains("nothing before"));
+        let one_day: Vec<(String, &str, &str)> =
+            rows.iter().map(|(text, label, _)| (text.clone(), *label, "2024-01-01")).collect();
+        let error = hold_out_latest(&super::tests::dataset(&one_day), 0.5, "author").unwrap_err().to_string();
+        assert!(error.contains("nothing before"), "{error}");
     }
 
     #[test]
