@@ -58,7 +58,7 @@ pub struct DedupedFile {
     pub copies_across: usize,
 }
 
-/// What [`dedupe`] found.
+/// What looking for copies found.
 #[derive(Clone, Debug, Default)]
 pub struct Deduped {
     /// The files, test first.
