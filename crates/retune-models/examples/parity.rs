@@ -50,13 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let trainable = Trainable::new(&store, |_, _| true);
     let mut gradients = Gradients::new(trainable.slot_lengths(&store));
-    let mut forward = Forward::new(Environment {
-        context: context.clone(),
-        store: &store,
-        trainable: &trainable,
-        randomness: None,
-        gradient_checkpointing: false,
-    });
+    let mut forward = Forward::new(Environment::evaluation(&context, &store, &trainable));
     let sequences: Vec<(Vec<u32>, Vec<u32>)> = batch
         .sequences
         .into_iter()

@@ -74,7 +74,7 @@ impl Subject {
 
     fn evaluate(&self, store: &ParameterStore) -> Vec<f32> {
         let none = Trainable::none(store);
-        let environment = Environment { randomness: None, ..self.environment(store, &none) };
+        let environment = Environment::evaluation(&self.context, store, &none);
         self.model.logits(&mut Forward::new(environment), &self.batch).tensor().values().to_vec()
     }
 

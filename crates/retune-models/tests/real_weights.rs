@@ -114,13 +114,7 @@ fn resnet20_reads_a_legacy_file_and_recognizes_degraded_cifar_pictures() {
     let samples: Vec<u32> = (0..records.len() as u32).collect();
     let batch = ImageBatch::new(context.tensor([records.len(), 32, 32, 3], pixels), &samples);
     let none = Trainable::none(&store);
-    let mut forward = Forward::new(Environment {
-        context,
-        store: &store,
-        trainable: &none,
-        randomness: None,
-        gradient_checkpointing: false,
-    });
+    let mut forward = Forward::new(Environment::evaluation(&context, &store, &none));
     let logits = model.logits(&mut forward, &batch);
     let right = logits.tensor().values().chunks_exact(10).zip(&records).filter(|(logits, record)| {
         let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -230,8 +230,7 @@ fn every_network_reads_pictures_of_one_and_of_five_channels() {
             let context = Context::meta();
             let store = builder.build_meta(&context);
             let none = Trainable::none(&store);
-            let mut forward =
-                Forward::new(Environment { randomness: None, ..environment(&context, &store, &none) });
+            let mut forward = Forward::new(Environment::evaluation(&context, &store, &none));
             let batch = batch(&context, 2, step_size(architecture), channels);
             let features = model.features(&mut forward, &batch);
             assert_eq!(features.tensor().shape().sizes(), [2, model.feature_dim()], "{}", architecture.name);
@@ -378,7 +377,7 @@ fn a_recalibrated_network_computes_what_it_did_and_has_true_statistics() {
     let batch = batch(&context, 4, 48, 3);
     let logits = |store: &ParameterStore| {
         let none = Trainable::none(store);
-        let environment = Environment { randomness: None, ..environment(&context, store, &none) };
+        let environment = Environment::evaluation(&context, store, &none);
         model.logits(&mut Forward::new(environment), &batch).tensor().values().to_vec()
     };
     let before = logits(&store);
@@ -431,7 +430,7 @@ fn heat_maps_of_a_network_with_pooling_and_one_layer_are_class_activation_maps()
     let outputs = [2, 0];
     let maps = model.grad_cam(&context, &store, &batch, &outputs);
     let none = Trainable::none(&store);
-    let evaluation = Environment { randomness: None, ..environment(&context, &store, &none) };
+    let evaluation = Environment::evaluation(&context, &store, &none);
     let map = model.feature_map(&mut Forward::new(evaluation), &batch).tensor().clone();
     let weight = store.tensor(store.find("linear.weight").unwrap()).clone();
     let channels = model.feature_dim();

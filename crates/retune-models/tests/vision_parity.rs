@@ -126,7 +126,7 @@ impl Golden {
 
     fn evaluate(&self, store: &ParameterStore) -> Tensor {
         let none = Trainable::none(store);
-        let environment = Environment { randomness: None, ..self.environment(store, &none, false) };
+        let environment = Environment::evaluation(&self.context, store, &none);
         self.model.logits(&mut Forward::new(environment), &self.batch).tensor().clone()
     }
 

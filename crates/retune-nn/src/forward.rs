@@ -36,6 +36,14 @@ pub struct Environment<'s> {
     pub gradient_checkpointing: bool,
 }
 
+impl<'s> Environment<'s> {
+    /// What evaluation shares: nothing is drawn and nothing computed twice. `trainable` says of which parameters a gradient
+    /// may still be asked, as an explanation does.
+    pub fn evaluation(context: &Context, store: &'s ParameterStore, trainable: &'s Trainable) -> Self {
+        Self { context: context.clone(), store, trainable, randomness: None, gradient_checkpointing: false }
+    }
+}
+
 /// A place that draws random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Site {

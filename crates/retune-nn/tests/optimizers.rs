@@ -61,13 +61,7 @@ impl Problem {
 
     /// The mean squared error; its gradients are added.
     fn loss(&self, trainable: &Trainable, gradients: &mut Gradients) -> f64 {
-        let mut forward = Forward::new(Environment {
-            context: self.context.clone(),
-            store: &self.store,
-            trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(&self.context, &self.store, trainable));
         let x = counter_normal_like("x", self.samples * self.inputs, 1.0);
         let target = counter_normal_like("target", self.samples * self.outputs, 1.0);
         let x = retune_autograd::Var::constant(self.context.tensor([self.samples, self.inputs], x));
@@ -229,13 +223,7 @@ fn train_table(kind: OptimizerKind, weight_decay: f64, known: Known) -> Vec<u32>
         gradients.clear();
         assert_eq!(gradients.reach(0), &Reach::Nothing);
         assert!(gradients.values().iter().all(|&g| g == 0.0), "step {step}: a row was not cleared");
-        let mut forward = Forward::new(Environment {
-            context: context.clone(),
-            store: &store,
-            trainable: &trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(&context, &store, &trainable));
         let weight = table.table(&forward);
         let y = forward.tape().embedding(&[(&weight, Arc::new(rows.to_vec()))]);
         let dy = context.tensor([3, 5], counter_normal_like(&format!("dy {step}"), 15, 1.0));

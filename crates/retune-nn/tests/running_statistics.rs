@@ -75,13 +75,7 @@ fn pass(
 
 fn evaluate(context: &Context, network: &Network, store: &ParameterStore, x: &Tensor) -> Vec<f32> {
     let none = Trainable::none(store);
-    let mut forward = Forward::new(Environment {
-        context: context.clone(),
-        store,
-        trainable: &none,
-        randomness: None,
-        gradient_checkpointing: false,
-    });
+    let mut forward = Forward::new(Environment::evaluation(context, store, &none));
     let y = network.forward(&mut forward, x).values().to_vec();
     assert!(forward.finish().1.is_empty(), "an evaluation changes no buffer");
     y
@@ -195,13 +189,7 @@ fn recalibration_gives_true_statistics_and_changes_no_answer() {
     let mut recalibration = NormRecalibration::new();
     for x in &batches {
         let none = Trainable::none(&store);
-        let mut forward = Forward::observing(Environment {
-            context: context.clone(),
-            store: &store,
-            trainable: &none,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::observing(Environment::evaluation(&context, &store, &none));
         network.forward(&mut forward, x);
         recalibration.observe(&forward.finish().1);
     }

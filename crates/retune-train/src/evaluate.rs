@@ -53,13 +53,7 @@ fn logits_in_batches(
     while let Some(samples) = batches.next() {
         let next = batches.peek().map(|next| Fetch::evaluation(split, next));
         fetch(features, trainee, &Fetch::evaluation(split, samples), next.as_ref())?;
-        let mut forward = Forward::new(Environment {
-            context: context.clone(),
-            store,
-            trainable: &trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(context, store, &trainable));
         let batch = SampleBatch { split, samples, first_occurrence: 0 };
         values.extend_from_slice(logits(features, trainee, &mut forward, batch).tensor().values());
     }

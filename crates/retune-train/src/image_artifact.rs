@@ -178,13 +178,7 @@ impl ImageArtifact<'_> {
             let Ok(pixels) = views.make(&dataset.examples[sample as usize].picture, None) else {
                 return Ok(None);
             };
-            let mut forward = Forward::new(Environment {
-                context: context.clone(),
-                store: &store,
-                trainable: &none,
-                randomness: None,
-                gradient_checkpointing: false,
-            });
+            let mut forward = Forward::new(Environment::evaluation(context, &store, &none));
             let answer = views.logits(&model, &mut forward, std::iter::once(Some(&pixels)), 0);
             logits.extend_from_slice(answer.tensor().values());
         }

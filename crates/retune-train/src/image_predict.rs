@@ -192,13 +192,7 @@ impl ImagePredictor {
                 ))
             })?);
         }
-        let mut forward = Forward::new(Environment {
-            context: self.context.clone(),
-            store: &self.store,
-            trainable: &self.trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(&self.context, &self.store, &self.trainable));
         let logits = self.views.logits(&self.model, &mut forward, pixels.iter().map(Some), 0);
         Ok(logits.tensor().values().to_vec())
     }

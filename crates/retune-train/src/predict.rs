@@ -211,13 +211,7 @@ impl Predictor {
     }
 
     fn forward(&self) -> Forward<'_> {
-        Forward::new(Environment {
-            context: self.context.clone(),
-            store: &self.store,
-            trainable: &self.trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        })
+        Forward::new(Environment::evaluation(&self.context, &self.store, &self.trainable))
     }
 
     /// Logits of encoded texts, [texts, outputs].

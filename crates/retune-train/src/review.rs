@@ -225,13 +225,7 @@ fn features(prepared: &Prepared, cache_dir: &Path) -> Result<Vec<f32>, TrainErro
     while let Some(samples) = batches.next() {
         let next = batches.peek().map(|next| Fetch::evaluation(Split::Train, next));
         trainee.fetch(&Fetch::evaluation(Split::Train, samples), next.as_ref())?;
-        let mut forward = Forward::new(Environment {
-            context: context.clone(),
-            store,
-            trainable: &trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(context, store, &trainable));
         match trainee {
             ModalTrainee::Text(text) => {
                 let batch = SampleBatch { split: Split::Train, samples, first_occurrence: 0 };

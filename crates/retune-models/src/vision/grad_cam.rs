@@ -55,13 +55,7 @@ impl ImageClassifier {
             return vec![None; outputs.len()];
         }
         let none = Trainable::none(store);
-        let mut forward = Forward::new(Environment {
-            context: context.clone(),
-            store,
-            trainable: &none,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(context, store, &none));
         let map = self.feature_map(&mut forward, batch);
         let &[pictures, height, width, channels] = map.tensor().shape().sizes() else {
             return vec![None; outputs.len()];

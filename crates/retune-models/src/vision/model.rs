@@ -230,13 +230,7 @@ impl ImageClassifier {
         let trainable = Trainable::none(store);
         let [height, width, channels] = picture;
         let shape = |cut: usize| {
-            let environment = Environment {
-                context: context.clone(),
-                store,
-                trainable: &trainable,
-                randomness: None,
-                gradient_checkpointing: false,
-            };
+            let environment = Environment::evaluation(&context, store, &trainable);
             let batch = ImageBatch::new(context.zeros([1, height, width, channels]), &[0]);
             let below = self.below_cut(&mut Forward::new(environment), &batch, cut);
             below.tensor().shape().sizes()[1..].to_vec()
@@ -354,13 +348,7 @@ impl ImageClassifier {
         let mut recalibration = NormRecalibration::new();
         let none = Trainable::none(store);
         for batch in batches {
-            let mut forward = Forward::observing(Environment {
-                context: context.clone(),
-                store,
-                trainable: &none,
-                randomness: None,
-                gradient_checkpointing: false,
-            });
+            let mut forward = Forward::observing(Environment::evaluation(context, store, &none));
             self.feature_map(&mut forward, &batch);
             recalibration.observe(&forward.finish().1);
         }

@@ -101,13 +101,7 @@ fn pooled_features(
     let mut rows = Vec::with_capacity(chosen.len() * width);
     for samples in chosen.chunks(recipe.train.per_device_eval_batch_size.max(1)) {
         trainee.fetch(&Fetch::evaluation(split, samples), None)?;
-        let mut forward = Forward::new(Environment {
-            context: context.clone(),
-            store,
-            trainable: &trainable,
-            randomness: None,
-            gradient_checkpointing: false,
-        });
+        let mut forward = Forward::new(Environment::evaluation(context, store, &trainable));
         let batch = SampleBatch { split, samples, first_occurrence: 0 };
         let values = match &prefix {
             Some(prefix) => prefix.features(&mut forward, trainee, model, batch),
