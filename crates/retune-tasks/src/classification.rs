@@ -90,6 +90,19 @@ pub struct BatchLoss {
 }
 
 impl ClassificationTask {
+    /// A task with the plain loss: labels are not smoothed, all classes weigh alike, and thresholds are where they are by
+    /// default.
+    pub fn new(problem_type: ProblemType, labels: LabelSet) -> Self {
+        Self {
+            problem_type,
+            labels,
+            label_smoothing: 0.0,
+            class_weights: None,
+            focal_gamma: 0.0,
+            thresholds: None,
+        }
+    }
+
     /// The number of outputs.
     pub fn outputs(&self) -> usize {
         self.labels.len()
@@ -374,13 +387,11 @@ mod tests {
 
     fn task(focal_gamma: f32) -> ClassificationTask {
         let names = ["a", "b", "c"].iter().enumerate().map(|(n, name)| (n.to_string(), (*name).into()));
+        let labels = LabelSet::from_id2label(&names.collect()).unwrap();
         ClassificationTask {
-            problem_type: ProblemType::SingleLabelClassification,
-            labels: LabelSet::from_id2label(&names.collect()).unwrap(),
-            label_smoothing: 0.0,
             class_weights: Some(vec![1.0, 2.0, 0.5]),
             focal_gamma,
-            thresholds: None,
+            ..ClassificationTask::new(ProblemType::SingleLabelClassification, labels)
         }
     }
 

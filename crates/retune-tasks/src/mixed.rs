@@ -93,14 +93,8 @@ mod tests {
         class_weights: Option<Vec<f32>>,
     ) -> ClassificationTask {
         let labels = LabelSet::of_outputs(["a", "b", "c"].map(str::to_owned)).unwrap();
-        ClassificationTask {
-            problem_type,
-            labels,
-            label_smoothing,
-            class_weights,
-            focal_gamma: 0.0,
-            thresholds: None,
-        }
+        let plain = ClassificationTask::new(problem_type, labels);
+        ClassificationTask { label_smoothing, class_weights, ..plain }
     }
 
     /// Two samples of which each keeps 0.7.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use retune_checkpoint::{ModelConfig, save_safetensors};
+use retune_data::LabelSet;
 use retune_kernels::Cpu;
 use retune_models::text::TextClassifier;
 use retune_models::{LoraConfig, StoredTensors};
@@ -192,8 +193,19 @@ pub(crate) fn thresholds_json(task: &ClassificationTask) -> Option<Value> {
     Some(Value::Object(by_label.collect()))
 }
 
+/// The task of a model that answers: what its configuration says of the kind of target and of tuned thresholds.
+pub(crate) fn configured_task(
+    config: Option<&ModelConfig>,
+    default: ProblemType,
+    labels: LabelSet,
+) -> ClassificationTask {
+    let mut task = ClassificationTask::new(config.and_then(problem_type).unwrap_or(default), labels);
+    task.thresholds = config.and_then(|config| thresholds(config, &task));
+    task
+}
+
 /// The tuned thresholds that a configuration has for a task, if it has them for all of its labels.
-pub(crate) fn thresholds(config: &ModelConfig, task: &ClassificationTask) -> Option<Vec<f64>> {
+fn thresholds(config: &ModelConfig, task: &ClassificationTask) -> Option<Vec<f64>> {
     let by_label = config.get("retune")?.get("thresholds")?;
     let names = task.decided_labels();
     let thresholds: Option<Vec<f64>> = names.iter().map(|name| by_label.get(name)?.as_f64()).collect();
@@ -201,6 +213,6 @@ pub(crate) fn thresholds(config: &ModelConfig, task: &ClassificationTask) -> Opt
 }
 
 /// The `problem_type` of a configuration, if it says one.
-pub(crate) fn problem_type(config: &ModelConfig) -> Option<ProblemType> {
+fn problem_type(config: &ModelConfig) -> Option<ProblemType> {
     serde_json::from_value(config.get("problem_type")?.clone()).ok()
 }

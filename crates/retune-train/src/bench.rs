@@ -264,14 +264,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
             load_images(&context, options, *size, architecture.as_deref())?
         }
     };
-    let task = ClassificationTask {
-        problem_type: ProblemType::SingleLabelClassification,
-        labels,
-        label_smoothing: 0.0,
-        class_weights: None,
-        focal_gamma: 0.0,
-        thresholds: None,
-    };
+    let task = ClassificationTask::new(ProblemType::SingleLabelClassification, labels);
     let none = Trainable::none(&store);
     let all = Trainable::new(&store, |_, _| true);
     let mut optimizer = Optimizer::new(OptimizerConfig::new(optimizer));

@@ -86,8 +86,7 @@ fn plain_losses(
     logits: Vec<f32>,
 ) -> Vec<f32> {
     let rows = context.tensor([targets.len(), task.outputs()], logits);
-    let plain =
-        ClassificationTask { label_smoothing: 0.0, class_weights: None, focal_gamma: 0.0, ..task.clone() };
+    let plain = ClassificationTask::new(task.problem_type, task.labels.clone());
     plain.loss(context, &rows, targets, 1.0).per_sample
 }
 

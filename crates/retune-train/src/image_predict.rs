@@ -16,7 +16,7 @@ use retune_tensor::Context;
 use std::sync::Arc;
 
 use crate::TrainError;
-use crate::artifact::{problem_type, thresholds};
+use crate::artifact::configured_task;
 use crate::evaluate::Evaluation;
 use crate::image::{ImageViews, ViewChoice, picture_loader};
 use crate::predict::{PredictOptions, placeholder_labels};
@@ -226,16 +226,5 @@ fn task_of(config: &ImageConfig, recipe: &Recipe, outputs: usize) -> Result<Clas
         (None, Some(names)) => LabelSet::from_id2label(names)?,
         (None, None) => placeholder_labels(outputs)?,
     };
-    let problem_type = config.file.as_ref().and_then(problem_type);
-    let problem_type = problem_type.unwrap_or(ProblemType::SingleLabelClassification);
-    let mut task = ClassificationTask {
-        problem_type,
-        labels,
-        label_smoothing: 0.0,
-        class_weights: None,
-        focal_gamma: 0.0,
-        thresholds: None,
-    };
-    task.thresholds = config.file.as_ref().and_then(|config| thresholds(config, &task));
-    Ok(task)
+    Ok(configured_task(config.file.as_ref(), ProblemType::SingleLabelClassification, labels))
 }

@@ -17,7 +17,7 @@ use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 use crate::TrainError;
-use crate::artifact::{problem_type, thresholds};
+use crate::artifact::configured_task;
 use crate::evaluate::Evaluation;
 use crate::prepare::{context_threads, make_context, over_length, read_options, role_overrides};
 use crate::recipe::Recipe;
@@ -66,20 +66,11 @@ impl Predictor {
         let config = ModelConfig::open(&directory.join("config.json"))?;
         let family = retune_models::text::family(&config)?;
         let labels = configured_labels(&config)?;
-        let problem_type = problem_type(&config).unwrap_or(if labels.len() == 1 {
-            ProblemType::Regression
-        } else {
-            ProblemType::SingleLabelClassification
-        });
-        let mut task = ClassificationTask {
-            problem_type,
-            labels,
-            label_smoothing: 0.0,
-            class_weights: None,
-            focal_gamma: 0.0,
-            thresholds: None,
+        let default = match labels.len() {
+            1 => ProblemType::Regression,
+            _ => ProblemType::SingleLabelClassification,
         };
-        task.thresholds = thresholds(&config, &task);
+        let task = configured_task(Some(&config), default, labels);
         let mut builder = ParameterBuilder::default();
         let parts = TextClassifierParts {
             config: &config,
