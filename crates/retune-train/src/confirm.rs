@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use retune_autograd::Gradients;
+use retune_autograd::{Gradients, Var};
 use retune_data::Target;
 use retune_nn::{Environment, Forward, Optimizer, ParameterRates, Randomness};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use crate::memory::resident_bytes;
 use crate::plan::{RunPlan, StagePlan, longest_samples};
 use crate::prepare::Prepared;
 use crate::rates::MachineRates;
-use crate::trainee::{Fetch, Split, Trainee};
+use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
 use crate::trainer::Trainer;
 
 /// A step on the largest batch: predicted beside measured.
@@ -73,12 +73,17 @@ pub fn confirm_plan(
             randomness: Some(randomness),
             gradient_checkpointing: recipe.train.gradient_checkpointing,
         });
-        let logits = trainee.logits(&mut forward, Split::Train, &samples, 0);
+        let batch = SampleBatch { split: Split::Train, samples: &samples, first_occurrence: 0 };
+        let trained = trainee.trained_logits(&mut forward, batch);
         let targets: Vec<&Target> =
             samples.iter().map(|&sample| trainee.target(Split::Train, sample)).collect();
-        let loss = task.loss(context, logits.tensor(), &targets, targets.len() as f32);
+        let end = |(logits, share): (Var, f32)| {
+            let loss = task.loss(context, logits.tensor(), &targets, targets.len() as f32 / share);
+            (logits, loss.dlogits)
+        };
+        let ends = trained.into_iter().map(end).collect();
         let (tape, updates) = forward.finish();
-        tape.backward(vec![(logits, loss.dlogits)], &mut gradients);
+        tape.backward(ends, &mut gradients);
         // A rate of 0 writes every weight as it was: the work of an update without its effect.
         let still = ParameterRates { learning_rate: 0.0, weight_decay: 0.0 };
         optimizer.step(&cpu, store, &trainable, &gradients, 1.0, |_| still);
