@@ -2,7 +2,7 @@
 //! told.
 
 use crate::error::DataError;
-use crate::image::has_picture_extension;
+use crate::image::{PictureSource, has_picture_extension};
 use crate::table::{Table, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -305,7 +305,8 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
             ),
         });
     }
-    let (target_kind, label_separator) = target_kind(table, &labels, &profiles, overrides, &mut reasons)?;
+    let (target_kind, label_separator) =
+        target_kind(table, (content, &labels), &profiles, overrides, &mut reasons)?;
     Ok(Roles {
         modality: overrides.modality,
         content,
@@ -320,7 +321,7 @@ pub fn infer_roles(table: &Table, overrides: &RoleOverrides) -> Result<Roles, Da
 
 fn target_kind(
     table: &Table,
-    labels: &[usize],
+    (content, labels): (usize, &[usize]),
     profiles: &[Profile],
     overrides: &RoleOverrides,
     reasons: &mut Vec<String>,
@@ -329,7 +330,9 @@ fn target_kind(
     let name = &table.columns[column];
     let profile = &profiles[column];
     let separator = overrides.label_separator.or_else(|| separator(table, column));
-    let inferred = if labels.len() > 1 {
+    let inferred = if let Some(why) = classes_by_format(table, content) {
+        (TargetKind::SingleLabel, why.to_owned())
+    } else if labels.len() > 1 {
         let indicators = labels.iter().all(|&column| profiles[column].is_indicator());
         let (kind, why) = if indicators {
             (TargetKind::MultiLabel, "several label columns of 0 and 1")
@@ -378,6 +381,18 @@ fn target_kind(
         Some(kind),
         separator.filter(|_| kind == TargetKind::MultiLabel && labels.len() == 1 && profile.lists == 0),
     ))
+}
+
+/// Why the labels are classes, numbers or not, whatever they look like: the way that the pictures are kept in.
+fn classes_by_format(table: &Table, content: usize) -> Option<&'static str> {
+    let first = table.rows.first().map(|row| &row.values[content]);
+    match first {
+        Some(Value::Picture(picture)) if matches!(picture.source, PictureSource::Pixels(_)) => {
+            Some("its format numbers classes")
+        }
+        Some(_) if table.path.is_dir() => Some("each class has a folder of its own"),
+        _ => None,
+    }
 }
 
 /// What a table's samples are: pictures if a column is called so and holds their paths, or holds pictures.

@@ -94,6 +94,24 @@ fn class_folders_are_the_labels_and_hidden_folders_are_not() {
 }
 
 #[test]
+fn labels_of_the_binary_formats_are_classes_however_many_numbers_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    // CIFAR-100 without a file of names: a coarse label, a fine label, 32 × 32 pixels in three planes.
+    let record = |fine: u8| [vec![fine / 5, fine], vec![fine; 3 * 32 * 32]].concat();
+    let cifar = write(folder.path(), "train.bin", &(0..25).flat_map(record).collect::<Vec<u8>>());
+    // As EMNIST's letters: 26 pictures of one pixel, with their labels beside.
+    let images = [&[0, 0, 8, 3, 0, 0, 0, 26, 0, 0, 0, 1, 0, 0, 0, 1][..], &[9; 26]].concat();
+    let letters = write(folder.path(), "letters-images-idx3-ubyte", &images);
+    let labels: Vec<u8> = [0, 0, 8, 1, 0, 0, 0, 26].into_iter().chain(1..=26).collect();
+    write(folder.path(), "letters-labels-idx1-ubyte", &labels);
+    for (path, classes) in [(cifar, 25), (letters, 26)] {
+        let table = read_table(&path, &ReadOptions::default()).unwrap();
+        assert_eq!(roles(&table).target_kind, Some(TargetKind::SingleLabel), "{}", path.display());
+        assert_eq!(dataset(&path).labels.len(), classes);
+    }
+}
+
+#[test]
 fn a_file_that_is_no_picture_is_named_and_left_out() {
     let folder = tempfile::tempdir().unwrap();
     draw(folder.path(), "a/1.png", 1);

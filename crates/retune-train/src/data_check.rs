@@ -8,13 +8,13 @@ use retune_data::image::{ImageDataset, PictureOptions, check_pictures, open_pict
 use retune_data::{
     CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, Modality, OnBadRow, OnMissing,
     ReadOptions, RoleOverrides, Roles, Severity, Table, TargetKind, TextDataset, check_groups, check_splits,
-    check_table, infer_modality, read_table,
+    check_table, infer_modality, infer_roles, read_table,
 };
 use serde::Serialize;
 
 use crate::TrainError;
 use crate::prepare::{
-    available_threads, expand_folders, read_options, require_labels, role_overrides, roles_of, training_path,
+    available_threads, expand_folders, read_options, require_labels, role_overrides, training_path,
 };
 use crate::recipe::{MissingPolicy, Recipe};
 use crate::trainee::Split;
@@ -193,7 +193,7 @@ pub(crate) fn inferred_roles(table: &Table, overrides: &RoleOverrides) -> Result
         (Modality::Text, None) => infer_modality(table),
         (given, _) => given,
     };
-    roles_of(table, &RoleOverrides { modality, ..overrides.clone() })
+    Ok(infer_roles(table, &RoleOverrides { modality, ..overrides.clone() })?)
 }
 
 /// The roles that a recipe gives to columns, without a look at its model.

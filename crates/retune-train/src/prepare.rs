@@ -22,7 +22,7 @@ use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::Context;
 
 pub use data::read_options;
-pub(crate) use data::{read_with_roles, require_labels, role_overrides, roles_of, training_path};
+pub(crate) use data::{read_with_roles, require_labels, role_overrides, training_path};
 pub(crate) use image::check_test_time;
 pub use image::{expand_folders, preprocessor_of};
 pub(crate) use text::over_length;

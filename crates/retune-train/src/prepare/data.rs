@@ -93,17 +93,8 @@ pub(crate) fn read_with_roles(
     overrides: &RoleOverrides,
 ) -> Result<(Table, Roles), TrainError> {
     let table = read_table(path, options)?;
-    let roles = roles_of(&table, overrides)?;
+    let roles = infer_roles(&table, overrides)?;
     Ok((table, roles))
-}
-
-/// What a table's columns are for. The names of class folders are classes, numbers or not.
-pub(crate) fn roles_of(table: &Table, overrides: &RoleOverrides) -> Result<Roles, TrainError> {
-    let mut overrides = overrides.clone();
-    if overrides.modality == Modality::Image && table.path.is_dir() {
-        overrides.target_kind.get_or_insert(TargetKind::SingleLabel);
-    }
-    Ok(infer_roles(table, &overrides)?)
 }
 
 /// Refuses training data without labels.
