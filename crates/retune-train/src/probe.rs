@@ -32,6 +32,20 @@ impl Rows<'_> {
 
     /// The rows with each column at mean 0 and deviation 1; a constant column is all 0.
     pub fn standardized(&self) -> Vec<f32> {
+        self.standardized_by(&self.moments())
+    }
+
+    /// The rows as others have to be that these moments are of.
+    pub fn standardized_by(&self, Moments { mean, scale }: &Moments) -> Vec<f32> {
+        let standardize = |row: &[f32]| -> Vec<f32> {
+            let columns = row.iter().zip(mean).zip(scale);
+            columns.map(|((&value, mean), scale)| ((f64::from(value) - mean) * scale) as f32).collect()
+        };
+        self.values.chunks_exact(self.width).flat_map(standardize).collect()
+    }
+
+    /// The moments of each column.
+    pub fn moments(&self) -> Moments {
         let (count, width) = (self.len().max(1) as f64, self.width);
         let (mut mean, mut deviation) = (vec![0.0; width], vec![0.0; width]);
         for row in self.values.chunks_exact(width) {
@@ -42,16 +56,16 @@ impl Rows<'_> {
                 *sum += (f64::from(value) - mean).powi(2) / count;
             }
         }
-        let scale: Vec<f64> = deviation
-            .iter()
-            .map(|&variance| if variance > 1e-12 { variance.sqrt().recip() } else { 0.0 })
-            .collect();
-        let standardize = |row: &[f32]| -> Vec<f32> {
-            let columns = row.iter().zip(&mean).zip(&scale);
-            columns.map(|((&value, mean), scale)| ((f64::from(value) - mean) * scale) as f32).collect()
-        };
-        self.values.chunks_exact(width).flat_map(standardize).collect()
+        let scale = |&variance: &f64| if variance > 1e-12 { variance.sqrt().recip() } else { 0.0 };
+        Moments { mean, scale: deviation.iter().map(scale).collect() }
     }
+}
+
+/// What columns are standardized by.
+pub(crate) struct Moments {
+    mean: Vec<f64>,
+    /// One over the standard deviation; 0 for a constant column.
+    scale: Vec<f64>,
 }
 
 /// A fitted probe.
@@ -73,6 +87,14 @@ impl Probe {
     pub fn probabilities(&self, cpu: &Cpu, rows: Rows<'_>) -> Vec<f64> {
         let logits = logits(cpu, rows, self.classes, &self.parameters);
         logits.chunks_exact(self.classes).flat_map(softmax).collect()
+    }
+
+    /// The most probable class of each row.
+    pub fn classes(&self, cpu: &Cpu, rows: Rows<'_>) -> Vec<u32> {
+        let logits = logits(cpu, rows, self.classes, &self.parameters);
+        let most =
+            |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32;
+        logits.chunks_exact(self.classes).map(most).collect()
     }
 }
 

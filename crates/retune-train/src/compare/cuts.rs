@@ -45,6 +45,7 @@ pub struct CutScore {
 /// If a sample cannot be read.
 pub(super) fn score_cuts(prepared: &Prepared, features: &FeatureCache) -> Result<Vec<CutScore>, TrainError> {
     let Some(model) = prepared.trainee.cut() else { return Ok(Vec::new()) };
+    let Some(cpu) = prepared.context.kernels() else { return Ok(Vec::new()) };
     let class_count = prepared.task.outputs();
     let groups = prepared.store.groups();
     let whole = |cut: &usize| model.is_worth_keeping(Split::Train, false, *cut);
@@ -60,7 +61,7 @@ pub(super) fn score_cuts(prepared: &Prepared, features: &FeatureCache) -> Result
             let hits = right.iter().filter(|right| **right).count();
             (hits as f64 / right.len().max(1) as f64, wilson_interval(hits as u64, right.len() as u64))
         };
-        let (probe, interval) = share(&linear_probe(&known, &asked));
+        let (probe, interval) = share(&linear_probe(cpu, &known, &asked));
         scores.push(CutScore {
             below: group.name.clone(),
             last_n: groups.len() - 1 - cut,
