@@ -8,6 +8,7 @@
 mod folder;
 mod key;
 mod part;
+mod pooled;
 mod prefix;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use retune_nn::{Forward, ParameterStore};
 use retune_tensor::Context;
 
 pub use folder::About;
+pub(crate) use pooled::pooled_features;
 pub(crate) use prefix::{Prefix, Usage};
 
 use crate::TrainError;
@@ -64,19 +66,24 @@ impl FeatureLimits {
 
 /// Bytes of the features of all splits at a cut, as far as they are worth keeping; `None` if those of no split are.
 pub fn feature_bytes(trainee: &dyn Trainee, cut: usize) -> Option<u64> {
+    bytes_of_splits(trainee, cut, true)
+}
+
+/// The same where the training data is learned from, or only looked at.
+fn bytes_of_splits(trainee: &dyn Trainee, cut: usize, learns: bool) -> Option<u64> {
     let model = trainee.cut()?;
     let splits = [Split::Train, Split::Validation, Split::Test];
     let mut kept = splits
         .into_iter()
         .filter(|&split| {
-            trainee.samples(split) > 0 && model.is_worth_keeping(split, split == Split::Train, cut)
+            trainee.samples(split) > 0 && model.is_worth_keeping(split, learns && split == Split::Train, cut)
         })
         .peekable();
     kept.peek()?;
     let values = |split| {
         let samples = 0..trainee.samples(split) as u32;
         let values = samples.map(|sample| model.feature_len(split, sample, cut) as u64).sum::<u64>();
-        model.views(split) as u64 * values
+        if learns { model.views(split) as u64 * values } else { values }
     };
     Some(4 * kept.map(values).sum::<u64>())
 }
@@ -86,6 +93,8 @@ pub(crate) struct FeatureCache {
     limits: FeatureLimits,
     root: PathBuf,
     model: String,
+    /// Whether training data is seen as training sees it.
+    learns: bool,
     state: Mutex<State>,
 }
 
@@ -111,8 +120,14 @@ impl FeatureCache {
             limits: FeatureLimits::of(recipe),
             root: cache_dir.join(FEATURES),
             model: recipe.model.name_or_path.clone(),
+            learns: true,
             state: Mutex::default(),
         }
+    }
+
+    /// The cache of one who learns nothing and sees all data as evaluation does.
+    pub fn of_evaluation(recipe: &Recipe, cache_dir: &Path) -> Self {
+        Self { learns: false, ..Self::new(recipe, cache_dir) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -149,7 +164,7 @@ impl FeatureCache {
         if !self.limits.keep_anything() {
             return None;
         }
-        let (bytes, cpu) = (feature_bytes(trainee, cut)?, context.kernels()?);
+        let (bytes, cpu) = (bytes_of_splits(trainee, cut, self.learns)?, context.kernels()?);
         let isa = cpu.isa().to_string();
         let signature = trainee.cut()?.signature();
         let key = key::key(store, Setting { cut, signature: &signature, isa: &isa }, cpu.threads());

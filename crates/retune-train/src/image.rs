@@ -166,20 +166,6 @@ impl ImageTrainee {
         Some(self.views.preprocessor.fitted(&pixels))
     }
 
-    /// The features of samples, [samples, feature_dim]: the last feature map averaged over each picture.
-    pub(crate) fn pooled_features<'s>(
-        &'s self,
-        forward: &mut Forward<'s>,
-        split: Split,
-        samples: &[u32],
-    ) -> Var {
-        let views: Vec<View> = self.keys(split, samples, 0, None).collect();
-        let ready = self.take(&views);
-        let pixels = self.views.batch(forward.context(), views.iter().map(|view| ready.get(view)), 1);
-        let occurrences: Vec<u32> = (0..samples.len() as u32).collect();
-        self.model.features(forward, &ImageBatch::new(pixels, &occurrences))
-    }
-
     /// What was fetched of a batch; what was not is made on the spot.
     fn take(&self, views: &[View]) -> HashMap<View, Pixels> {
         let mut ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));

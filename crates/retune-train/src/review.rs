@@ -5,23 +5,23 @@
 //! learning (Northcutt, Jiang and Chuang 2021, <https://arxiv.org/abs/1911.00068>).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use retune_data::image::{ImageExample, Picture};
 use retune_data::{
     DataError, Dataset, Example, LabelSet, ReadOptions, Roles, Row, SplitOptions, Table, Target, TextExample,
     Value, k_fold, read_table, write_table,
 };
-use retune_nn::{Environment, Forward, Trainable};
 use serde::Serialize;
 
 use crate::TrainError;
 use crate::event::Event;
-use crate::features::{FeatureCache, Prefix};
+use crate::features::{FeatureCache, Prefix, pooled_features};
 use crate::modality::ModalTrainee;
 use crate::prepare::{PrepareOptions, Prepared, expand_folders, prepare};
 use crate::probe::{Probe, Rows};
-use crate::recipe::Recipe;
-use crate::trainee::{Cut, Fetch, SampleBatch, Split, Trainee};
+use crate::recipe::{Recipe, TestTime};
+use crate::trainee::{Split, Trainee};
 
 /// Penalties that are tried, the strongest first; the one with the least loss on held-out rows is taken.
 const RIDGES: [f64; 3] = [1e-1, 1e-2, 1e-3];
@@ -142,6 +142,8 @@ pub fn review(
     recipe.data.validation_split = None;
     recipe.data.test = None;
     recipe.data.review = None;
+    // Each picture is looked at once.
+    recipe.augmentation.test_time = TestTime::None;
     let prepared = prepare(&recipe, options, tell)?;
     let split_options = SplitOptions {
         seed: recipe.train.seed,
@@ -210,52 +212,19 @@ impl Reviewed {
     }
 }
 
-/// A vector for each training sample, each column standardized: its features below the head, averaged over their rows; of
-/// a picture the last feature map, averaged over its area.
+/// A vector for each training sample, each column standardized: its features below the head, averaged over their rows.
 fn features(prepared: &Prepared, cache_dir: &Path) -> Result<Vec<f32>, TrainError> {
     let Prepared { recipe, trainee, store, context, .. } = prepared;
+    let Some(model) = trainee.cut() else {
+        return Err(TrainError::Setting("this model has no features to review labels by".to_owned()));
+    };
     let head = store.groups().len() - 1;
-    let prefix = FeatureCache::new(recipe, cache_dir)
+    let prefix = FeatureCache::of_evaluation(recipe, cache_dir)
         .below(context, (store, false), trainee, head)
-        .unwrap_or_else(|| std::sync::Arc::new(Prefix::nowhere(head)));
-    let trainable = Trainable::none(store);
+        .unwrap_or_else(|| Arc::new(Prefix::nowhere(head)));
     let all: Vec<u32> = (0..trainee.samples(Split::Train) as u32).collect();
-    let mut vectors = Vec::new();
-    let mut batches = all.chunks(recipe.train.per_device_eval_batch_size.max(1)).peekable();
-    while let Some(samples) = batches.next() {
-        let next = batches.peek().map(|next| Fetch::evaluation(Split::Train, next));
-        trainee.fetch(&Fetch::evaluation(Split::Train, samples), next.as_ref())?;
-        let mut forward = Forward::new(Environment::evaluation(context, store, &trainable));
-        match trainee {
-            ModalTrainee::Text(text) => {
-                let batch = SampleBatch { split: Split::Train, samples, first_occurrence: 0 };
-                let features = prefix.features(&mut forward, trainee, &**text, batch);
-                vectors.extend(means(&**text, features.values(), samples, head));
-            }
-            ModalTrainee::Image(image) => {
-                let features = image.pooled_features(&mut forward, Split::Train, samples);
-                vectors.extend_from_slice(features.tensor().values());
-            }
-        }
-    }
-    Ok(Rows { values: &vectors, width: vectors.len() / all.len().max(1) }.standardized())
-}
-
-/// The mean of each sample's rows of features.
-fn means(model: &dyn Cut, mut values: &[f32], samples: &[u32], cut: usize) -> Vec<f32> {
-    let width = model.feature_width(cut);
-    let mut means = Vec::with_capacity(samples.len() * width);
-    for &sample in samples {
-        let (own, others) = values.split_at(model.feature_len(Split::Train, sample, cut));
-        values = others;
-        let rows = (own.len() / width).max(1) as f32;
-        let start = means.len();
-        means.resize(start + width, 0.0);
-        for row in own.chunks_exact(width) {
-            means[start..].iter_mut().zip(row).for_each(|(sum, value)| *sum += value / rows);
-        }
-    }
-    means
+    let vectors = pooled_features(prepared, &prefix, model, (Split::Train, &all))?;
+    Ok(Rows { values: &vectors, width: model.feature_width(head) }.standardized())
 }
 
 /// Probabilities of rows that were not fitted on.

@@ -1,15 +1,15 @@
 //! How far the frozen backbone already solves the task, cut by cut: features of a few hundred samples, scored.
 
-use retune_autograd::Var;
+use std::sync::Arc;
+
 use retune_data::{BatchOrder, Target};
-use retune_nn::{Environment, Forward, Trainable};
 use retune_tasks::metrics::{Interval, wilson_interval};
 use serde::Serialize;
 
 use crate::TrainError;
-use crate::features::FeatureCache;
+use crate::features::{FeatureCache, Prefix, pooled_features};
 use crate::prepare::Prepared;
-use crate::trainee::{Cut, Fetch, SampleBatch, Split, Trainee};
+use crate::trainee::{Cut, Split, Trainee};
 use crate::transferability::{Labelled, linear_probe, log_evidence, nearest_neighbours};
 
 /// Samples of a split that are scored, at most: the cost grows with their cube.
@@ -53,8 +53,8 @@ pub(super) fn score_cuts(prepared: &Prepared, features: &FeatureCache) -> Result
     let mut scores = Vec::new();
     for cut in spread(&cuts) {
         let group = &groups[cut];
-        let pooled = |split| pooled_features(prepared, features, model, (split, cut), class_count);
-        let (Some(known), Some(asked)) = (pooled(Split::Train)?, pooled(Split::Validation)?) else {
+        let labelled = |split| labelled(prepared, features, model, (split, cut), class_count);
+        let (Some(known), Some(asked)) = (labelled(Split::Train)?, labelled(Split::Validation)?) else {
             return Ok(Vec::new());
         };
         let share = |right: &[bool]| {
@@ -74,8 +74,8 @@ pub(super) fn score_cuts(prepared: &Prepared, features: &FeatureCache) -> Result
     Ok(scores)
 }
 
-/// The features of some samples of a split, a mean row each; `None` if a target is no class.
-fn pooled_features(
+/// The features of some samples of a split with their classes; `None` if a target is no class.
+fn labelled(
     prepared: &Prepared,
     features: &FeatureCache,
     model: &dyn Cut,
@@ -94,43 +94,18 @@ fn pooled_features(
         })
         .collect();
     let Some(classes) = classes.filter(|classes| !classes.is_empty()) else { return Ok(None) };
-    let width = model.feature_width(cut);
     // Maps of pictures near the input are wide: reading them back is no faster than computing them.
     let is_small = chosen.iter().all(|&sample| model.feature_len(split, sample, cut) <= KEPT_VALUES);
     let prefix = if is_small { features.below(context, (store, false), trainee, cut) } else { None };
-    let trainable = Trainable::none(store);
-    let mut rows = Vec::with_capacity(chosen.len() * width);
-    for samples in chosen.chunks(recipe.train.per_device_eval_batch_size.max(1)) {
-        trainee.fetch(&Fetch::evaluation(split, samples), None)?;
-        let mut forward = Forward::new(Environment::evaluation(context, store, &trainable));
-        let batch = SampleBatch { split, samples, first_occurrence: 0 };
-        let values = match &prefix {
-            Some(prefix) => prefix.features(&mut forward, trainee, model, batch),
-            None => Var::tensor(&model.features(&mut forward, split, samples, cut)).clone(),
-        };
-        let mut values = values.values();
-        for &sample in samples {
-            let (own, others) = values.split_at(model.feature_len(split, sample, cut));
-            values = others;
-            rows.extend(mean_row(own, width));
-        }
-    }
-    Ok(Some(Labelled { features: rows, width, classes, class_count }))
+    let prefix = prefix.unwrap_or_else(|| Arc::new(Prefix::nowhere(cut)));
+    let features = pooled_features(prepared, &prefix, model, (split, &chosen))?;
+    Ok(Some(Labelled { features, width: model.feature_width(cut), classes, class_count }))
 }
 
 /// At most [`CUTS`] of them, spread evenly; the last, below the head, always.
 fn spread(cuts: &[usize]) -> impl Iterator<Item = usize> + '_ {
     let chosen = cuts.len().min(CUTS);
     (1..=chosen).map(move |place| cuts[place * cuts.len() / chosen - 1])
-}
-
-fn mean_row(values: &[f32], width: usize) -> Vec<f64> {
-    let mut mean = vec![0.0; width];
-    let count = (values.len() / width.max(1)).max(1) as f64;
-    for row in values.chunks_exact(width.max(1)) {
-        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += f64::from(*value) / count);
-    }
-    mean
 }
 
 #[cfg(test)]
@@ -143,11 +118,5 @@ mod tests {
         assert_eq!(spread(&[]).count(), 0);
         let many: Vec<usize> = (0..20).collect();
         assert_eq!(spread(&many).collect::<Vec<_>>(), [1, 4, 6, 9, 11, 14, 16, 19]);
-    }
-
-    #[test]
-    fn a_sample_of_several_rows_is_their_mean() {
-        assert_eq!(mean_row(&[1.0, 2.0, 3.0, 6.0], 2), [2.0, 4.0]);
-        assert_eq!(mean_row(&[1.0, 2.0], 2), [1.0, 2.0]);
     }
 }
