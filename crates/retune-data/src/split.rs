@@ -56,9 +56,7 @@ pub fn hold_out<E: Example>(
     fraction: f64,
     options: &SplitOptions,
 ) -> Result<Split, DataError> {
-    if !(fraction > 0.0 && fraction < 1.0) {
-        return Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")));
-    }
+    check_fraction(fraction)?;
     let units = units(dataset, options)?;
     let mut held_out = vec![false; dataset.len()];
     let mark = |unit: &Unit, held_out: &mut [bool]| unit.rows.iter().for_each(|&row| held_out[row] = true);
@@ -99,9 +97,7 @@ pub fn hold_out_latest<E: Example>(
     fraction: f64,
     column: &str,
 ) -> Result<Split, DataError> {
-    if !(fraction > 0.0 && fraction < 1.0) {
-        return Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")));
-    }
+    check_fraction(fraction)?;
     let index = dataset.column_index(column)?;
     let mut times = Vec::with_capacity(dataset.len());
     for (row, example) in dataset.examples.iter().enumerate() {
@@ -195,6 +191,13 @@ pub fn k_fold<E: Example>(
         }
     }
     Ok(splits)
+}
+
+fn check_fraction(fraction: f64) -> Result<(), DataError> {
+    if fraction > 0.0 && fraction < 1.0 {
+        return Ok(());
+    }
+    Err(DataError::Setting(format!("a split takes a fraction between 0 and 1, not {fraction}")))
 }
 
 fn units<E: Example>(dataset: &Dataset<E>, options: &SplitOptions) -> Result<Vec<Unit>, DataError> {
