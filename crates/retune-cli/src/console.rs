@@ -37,6 +37,15 @@ impl Failure {
     }
 }
 
+/// Tells notes and warnings on standard error, for a command that has nothing else to show while it prepares.
+pub fn tell(event: Event) {
+    match event {
+        Event::Note { message } => eprintln!("{message}"),
+        Event::Warning { message, .. } => eprintln!("warning: {message}"),
+        _ => {}
+    }
+}
+
 /// Prints a failure to standard error.
 pub fn print_error(failure: &Failure) {
     eprintln!("error: {}", failure.message);

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use retune::train::{
-    Event, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate, prepare,
+    LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate, prepare,
 };
 
 use super::fit::prepare_options;
-use crate::console::{Failure, print_line};
+use crate::console::{Failure, print_line, tell};
 use crate::format::{Align, Table, counted, duration, learning_rate};
 use crate::inputs::load_recipe;
 
@@ -49,11 +49,6 @@ pub struct LrFind {
 /// Runs the command.
 pub fn run(arguments: &LrFind) -> Result<ExitCode, Failure> {
     let recipe = load_recipe(&arguments.recipe, &arguments.overrides)?;
-    let mut tell = |event: Event| match event {
-        Event::Note { message } => eprintln!("{message}"),
-        Event::Warning { message, .. } => eprintln!("warning: {message}"),
-        _ => {}
-    };
     let prepare_options = prepare_options()?;
     let prepared = prepare(&recipe, &prepare_options, &mut tell)?;
     let options = LearningRateOptions {

@@ -8,13 +8,13 @@ use retune::checkpoint::available_space;
 use retune::data::Severity;
 use retune::data::image::PictureFacts;
 use retune::train::{
-    Confirmation, Event, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary,
-    StagePlan, TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, resident_bytes,
+    Confirmation, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary, StagePlan,
+    TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, resident_bytes,
 };
 use serde_json::{Map, Value, json};
 
 use super::fit::prepare_options;
-use crate::console::{Failure, print_line};
+use crate::console::{Failure, print_line, tell};
 use crate::format::{self, Align, Table, bytes, count, counted, duration, operations};
 use crate::inputs::load_recipe;
 
@@ -50,11 +50,6 @@ pub struct Plan {
 /// Runs the command.
 pub fn run(arguments: &Plan) -> Result<ExitCode, Failure> {
     let recipe = load_recipe(&arguments.recipe, &arguments.overrides)?;
-    let mut tell = |event: Event| match event {
-        Event::Note { message } => eprintln!("{message}"),
-        Event::Warning { message, .. } => eprintln!("warning: {message}"),
-        _ => {}
-    };
     let prepared = prepare(&recipe, &prepare_options()?, &mut tell)?;
     let sheet = Sheet::new(&prepared)?;
     let (mut json, text) = (sheet.to_json()?, sheet.to_text());

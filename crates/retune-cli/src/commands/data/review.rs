@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use retune::train::{Event, review};
+use retune::train::review;
 use serde_json::json;
 
 use super::super::fit::prepare_options;
 use super::Source;
-use crate::console::{Failure, print_line};
+use crate::console::{Failure, print_line, tell};
 use crate::format::{count, percent};
 
 /// At most this many rows are shown.
@@ -59,11 +59,6 @@ pub fn run(arguments: &Review) -> Result<ExitCode, Failure> {
             arguments.output.display()
         )));
     }
-    let mut tell = |event: Event| {
-        if let Event::Warning { message, .. } = event {
-            eprintln!("warning: {message}");
-        }
-    };
     let found = review(&recipe, &prepare_options()?, arguments.folds, &mut tell)?;
     let rows = arguments.rows.unwrap_or(found.suspects());
     found.write(&arguments.output, rows)?;
