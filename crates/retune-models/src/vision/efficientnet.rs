@@ -6,7 +6,7 @@ use retune_checkpoint::Transform;
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
-use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
+use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, Trunk, divisible_by_8};
 use super::timm::TimmNames;
 use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
@@ -254,9 +254,7 @@ impl Block {
 }
 
 struct EfficientNet {
-    stem: ConvNorm,
-    blocks: Vec<Block>,
-    last: ConvNorm,
+    trunk: Trunk<Block>,
     classifier: Linear,
     dropout: (Site, f32),
     feature_dim: usize,
@@ -294,24 +292,18 @@ impl EfficientNet {
         let uniform = Initialization::Uniform { bound };
         let classifier = Linear::declare(builder, "classifier.1", feature_dim, *outputs, uniform);
         let dropout = (builder.site("classifier.0"), dropout.unwrap_or(sizes.dropout));
-        Box::new(Self { stem, blocks, last, classifier, dropout, feature_dim })
+        Box::new(Self { trunk: Trunk { stem, blocks, last }, classifier, dropout, feature_dim })
     }
 }
 
 impl ImageNetwork for EfficientNet {
     fn trunk_groups(&self) -> usize {
-        2 + self.blocks.len()
+        self.trunk.groups()
     }
 
     fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, rows: &Rows) -> Var {
-        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
-        match self.blocks.get(block) {
-            Some(block) => {
-                let rows = rows.clone();
-                forward.block(x, move |forward, x| block.forward(forward, x, &rows))
-            }
-            None => self.last.forward(forward, x),
-        }
+        let rows = rows.clone();
+        self.trunk.group(forward, group, x, move |block, forward, x| block.forward(forward, x, &rows))
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -67,6 +67,35 @@ impl ConvNorm {
     }
 }
 
+/// What lies between pixels and the last map where both ends are single convolutions: a stem, blocks, a last layer, each a
+/// layer group.
+pub(super) struct Trunk<B> {
+    pub stem: ConvNorm,
+    pub blocks: Vec<B>,
+    pub last: ConvNorm,
+}
+
+impl<B> Trunk<B> {
+    pub fn groups(&self) -> usize {
+        2 + self.blocks.len()
+    }
+
+    /// One group's output; `run` computes a block.
+    pub fn group<'s>(
+        &'s self,
+        forward: &mut Forward<'s>,
+        group: usize,
+        x: &Var,
+        run: impl Fn(&B, &mut Forward<'s>, &Var) -> Var + 's,
+    ) -> Var {
+        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
+        match self.blocks.get(block) {
+            Some(block) => forward.block(x, move |forward, x| run(block, forward, x)),
+            None => self.last.forward(forward, x),
+        }
+    }
+}
+
 /// Squeeze and excitation (Hu et al. 2017, <https://arxiv.org/abs/1709.01507>): each channel times a factor that two
 /// layers compute from the means of all channels.
 pub(super) struct SqueezeExcitation {

@@ -5,7 +5,7 @@ use retune_checkpoint::Transform;
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
-use super::layers::{ConvNorm, NormConstants};
+use super::layers::{ConvNorm, NormConstants, Trunk};
 use super::timm::TimmNames;
 use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
@@ -93,9 +93,7 @@ fn relu6(builder: &mut ParameterBuilder, name: &str, sizes: ConvSizes) -> ConvNo
 }
 
 struct MobileNetV2 {
-    stem: ConvNorm,
-    blocks: Vec<InvertedResidual>,
-    last: ConvNorm,
+    trunk: Trunk<InvertedResidual>,
     classifier: Linear,
     dropout: (Site, f32),
 }
@@ -122,21 +120,17 @@ impl MobileNetV2 {
         let normal = Initialization::Normal { std: 0.01 };
         let classifier = Linear::declare(builder, "classifier.1", LAST_CHANNELS, *outputs, normal);
         let dropout = (builder.site("classifier.0"), dropout.unwrap_or(0.2));
-        Box::new(Self { stem, blocks, last, classifier, dropout })
+        Box::new(Self { trunk: Trunk { stem, blocks, last }, classifier, dropout })
     }
 }
 
 impl ImageNetwork for MobileNetV2 {
     fn trunk_groups(&self) -> usize {
-        2 + self.blocks.len()
+        self.trunk.groups()
     }
 
     fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
-        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
-        match self.blocks.get(block) {
-            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
-            None => self.last.forward(forward, x),
-        }
+        self.trunk.group(forward, group, x, InvertedResidual::forward)
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -4,7 +4,7 @@ use retune_autograd::Var;
 use retune_nn::{ConvSizes, Forward, Initialization, Linear, ParameterBuilder, Rows, Site};
 use retune_tensor::Activation;
 
-use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, divisible_by_8};
+use super::layers::{ConvNorm, NormConstants, SqueezeExcitation, Trunk, divisible_by_8};
 use super::{Architecture, Declare, ImageFamily, ImageNetwork, Interpolation, Preprocessing, not_there};
 
 pub(super) static FAMILY: ImageFamily = ImageFamily {
@@ -150,9 +150,7 @@ impl Block {
 }
 
 struct MobileNetV3 {
-    stem: ConvNorm,
-    blocks: Vec<Block>,
-    last: ConvNorm,
+    trunk: Trunk<Block>,
     hidden: (Linear, Site),
     output: Linear,
     dropout: f32,
@@ -183,21 +181,18 @@ impl MobileNetV3 {
         builder.begin_group("head");
         let output = Linear::declare(builder, "classifier.3", hidden, *outputs, normal);
         let dropout = dropout.unwrap_or(0.2);
-        Box::new(Self { stem, blocks, last, hidden: hidden_layer, output, dropout, feature_dim })
+        let trunk = Trunk { stem, blocks, last };
+        Box::new(Self { trunk, hidden: hidden_layer, output, dropout, feature_dim })
     }
 }
 
 impl ImageNetwork for MobileNetV3 {
     fn trunk_groups(&self) -> usize {
-        2 + self.blocks.len()
+        self.trunk.groups()
     }
 
     fn group<'s>(&'s self, forward: &mut Forward<'s>, group: usize, x: &Var, _rows: &Rows) -> Var {
-        let Some(block) = group.checked_sub(1) else { return self.stem.forward(forward, x) };
-        match self.blocks.get(block) {
-            Some(block) => forward.block(x, |forward, x| block.forward(forward, x)),
-            None => self.last.forward(forward, x),
-        }
+        self.trunk.group(forward, group, x, Block::forward)
     }
 
     fn head_input(&self, forward: &mut Forward<'_>, map: &Var, rows: &Rows) -> Var {
