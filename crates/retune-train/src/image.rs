@@ -166,6 +166,14 @@ impl ImageTrainee {
         Some(self.views.preprocessor.fitted(&pixels))
     }
 
+    /// The pictures of a batch, in the views that a pass sees. Where nothing is computed there is nothing to open.
+    fn seen(&self, forward: &Forward<'_>, batch: SampleBatch<'_>) -> Seen {
+        let SampleBatch { split, samples, first_occurrence } = batch;
+        let views: Vec<View> = self.keys(split, samples, first_occurrence, forward.randomness()).collect();
+        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
+        Seen { views, ready }
+    }
+
     /// What was fetched of a batch; what was not is made on the spot.
     fn take(&self, views: &[View]) -> HashMap<View, Pixels> {
         let mut ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
@@ -175,6 +183,18 @@ impl ImageTrainee {
             ready.extend(result.ok().map(|pixels| (*view, pixels)));
         }
         ready
+    }
+}
+
+/// The views of a batch, with those pictures that could be opened.
+struct Seen {
+    views: Vec<View>,
+    ready: HashMap<View, Pixels>,
+}
+
+impl Seen {
+    fn pictures(&self) -> impl ExactSizeIterator<Item = Option<&Pixels>> {
+        self.views.iter().map(|view| self.ready.get(view))
     }
 }
 
@@ -417,19 +437,13 @@ impl Trainee for ImageTrainee {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var {
-        let views: Vec<View> = self.keys(split, samples, first_occurrence, forward.randomness()).collect();
-        // Without numbers there is nothing to open.
-        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
-        let pictures = views.iter().map(|view| ready.get(view));
-        self.views.logits(&self.model, forward, pictures, first_occurrence)
+        let seen = self.seen(forward, SampleBatch { split, samples, first_occurrence });
+        self.views.logits(&self.model, forward, seen.pictures(), first_occurrence)
     }
 
     fn trained_logits<'s>(&'s self, forward: &mut Forward<'s>, batch: SampleBatch<'_>) -> Vec<(Var, f32)> {
-        let SampleBatch { split, samples, first_occurrence } = batch;
-        let views: Vec<View> = self.keys(split, samples, first_occurrence, forward.randomness()).collect();
-        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
-        let pictures = views.iter().map(|view| ready.get(view));
-        self.views.trained_logits(&self.model, forward, pictures, first_occurrence)
+        let seen = self.seen(forward, batch);
+        self.views.trained_logits(&self.model, forward, seen.pictures(), batch.first_occurrence)
     }
 
     fn cut(&self) -> Option<&dyn Cut> {
@@ -487,11 +501,9 @@ impl Cut for ImageTrainee {
     }
 
     fn features<'s>(&'s self, forward: &mut Forward<'s>, split: Split, samples: &[u32], cut: usize) -> Var {
-        let views: Vec<View> = self.keys(split, samples, 0, forward.randomness()).collect();
-        let ready = if forward.context().kernels().is_some() { self.take(&views) } else { HashMap::new() };
+        let seen = self.seen(forward, SampleBatch { split, samples, first_occurrence: 0 });
         let per_picture = self.views.per_picture(forward.is_training());
-        let pictures = views.iter().map(|view| ready.get(view));
-        let pixels = self.views.batch(forward.context(), pictures, per_picture);
+        let pixels = self.views.batch(forward.context(), seen.pictures(), per_picture);
         // Below the cut all is frozen, so that no occurrence is drawn by.
         let batch = ImageBatch::new(pixels, &vec![0; samples.len() * per_picture]);
         self.model.below_cut(forward, &batch, cut)
