@@ -101,6 +101,27 @@ fn features_of_pictures_give_the_same_bits_cold_warm_small_and_absent() {
 }
 
 #[test]
+fn a_review_of_pictures_keeps_their_features_and_says_the_same_from_the_cache() {
+    let workspace = images::workspace();
+    workspace.fit("base", &["num_train_epochs=1", OFF]);
+    let review = |output: &str, overrides: &[&str]| {
+        let all = ["data", "review", "recipe.toml", "name_or_path=base", "--rows", "24", "--output", output];
+        workspace.retune(&[&all[..], overrides].concat()).succeeded();
+        workspace.read(output)
+    };
+    let without = review("off.csv", &[OFF]);
+    assert_eq!(review("cold.csv", &[]), without);
+    let listed = workspace.retune(&["cache", "list", "--json"]).succeeded().stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        (&listed["features"][0]["below"], &listed["features"][0]["samples"]),
+        (&"head".into(), &24.into())
+    );
+    // Each picture is looked at once, whatever evaluation averages.
+    assert_eq!(review("warm.csv", &["test_time=ten_crop"]), without);
+}
+
+#[test]
 fn each_view_of_a_picture_is_computed_once_and_another_seed_finds_it() {
     let workspace = images::workspace();
     // Weights that do not follow the seed.
