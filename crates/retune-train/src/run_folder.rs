@@ -38,6 +38,7 @@ impl RunFolder {
         Self::METRICS,
         Self::LEARNING_RATE,
         Self::COMPARISON,
+        "comparison.html",
         Self::LOAD_REPORT,
         "certificate.json",
         "config.json",

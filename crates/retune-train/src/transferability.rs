@@ -1,13 +1,15 @@
-//! How much of a task is already in a pretrained model's features, told without training the model: three scores of the
+//! How much of a task is already in a pretrained model's features, told without training the model: four scores of the
 //! features at a cut, from samples and their classes alone. Knows no model and no file.
 
 mod evidence;
+mod h_score;
 
 use retune_kernels::Cpu;
 
 use crate::probe::{Probe, Rows};
 
 pub(crate) use evidence::log_evidence;
+pub(crate) use h_score::h_score;
 
 /// The linear probe's L2 penalty, in units of one over the samples.
 const PENALTY: f64 = 1.0;
@@ -116,6 +118,8 @@ mod tests {
             let expected = case["log_evidence"].as_f64().unwrap();
             let evidence = log_evidence(&known);
             assert!((evidence - expected).abs() < 1e-5, "{}: {evidence} {expected}", case["name"]);
+            let (expected, score) = (case["h_score"].as_f64().unwrap(), h_score(&known));
+            assert!((score - expected).abs() < 1e-5, "{}: {score} {expected}", case["name"]);
             let flags = |key: &str| -> Vec<bool> { serde_json::from_value(case[key].clone()).unwrap() };
             let voted = nearest_neighbours(&known, &asked, 5);
             for ((is_right, expected), no_tie) in

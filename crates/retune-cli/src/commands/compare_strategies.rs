@@ -117,6 +117,7 @@ fn cuts_text(model: &ModelScore) -> Option<String> {
         ("linear probe", Align::Right),
         ("nearest neighbours", Align::Right),
         ("log evidence", Align::Right),
+        ("H-score", Align::Right),
         ("", Align::Left),
     ]);
     for cut in &model.cuts {
@@ -136,6 +137,7 @@ fn cuts_text(model: &ModelScore) -> Option<String> {
             probe,
             percent(cut.nearest_neighbours),
             format!("{:.4}", cut.log_evidence),
+            format!("{:.3}", cut.h_score),
             mark.to_owned(),
         ]);
     }

@@ -10,7 +10,7 @@ use crate::TrainError;
 use crate::features::{FeatureCache, Prefix, pooled_features};
 use crate::prepare::Prepared;
 use crate::trainee::{Cut, Split, Trainee};
-use crate::transferability::{Labelled, linear_probe, log_evidence, nearest_neighbours};
+use crate::transferability::{Labelled, h_score, linear_probe, log_evidence, nearest_neighbours};
 
 /// Samples of a split that are scored, at most: the cost grows with their cube.
 const SAMPLES: usize = 320;
@@ -36,6 +36,8 @@ pub struct CutScore {
     pub nearest_neighbours: f64,
     /// LogME of the training samples.
     pub log_evidence: f64,
+    /// The regularized H-score of the training samples, from 0 to the number of classes less one.
+    pub h_score: f64,
 }
 
 /// Scores the cuts of a backbone from its input to its head. Nothing where the task is not single-label classification or
@@ -69,6 +71,7 @@ pub(super) fn score_cuts(prepared: &Prepared, features: &FeatureCache) -> Result
             linear_probe_interval: interval,
             nearest_neighbours: share(&nearest_neighbours(&known, &asked, NEIGHBOURS)).0,
             log_evidence: log_evidence(&known),
+            h_score: h_score(&known),
         });
     }
     Ok(scores)
