@@ -1,4 +1,4 @@
-//! Writes a synthetic run folder of every kind with its report, model card and event file, to look at:
+//! Writes a synthetic run folder of every kind with its report, model card and event file, and a comparison, to look at:
 //! `cargo run -p retune-report --example gallery -- /tmp/gallery`
 
 #[path = "../tests/common/mod.rs"]
@@ -15,5 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         retune_report::write_model_card(&folder)?;
         retune_report::write_tensorboard(&folder, &folder.join("tensorboard"))?;
     }
+    let folder = root.join("strategies");
+    common::comparison(&folder);
+    retune_report::write_comparison(&folder)?;
     Ok(())
 }

@@ -110,6 +110,17 @@ pub(crate) fn parameters(value: u64) -> String {
     }
 }
 
+/// Bytes: `86.6 MB`.
+pub(crate) fn bytes(value: u64) -> String {
+    let number = value as f64;
+    match value {
+        1_000_000_000.. => format!("{:.2}\u{a0}GB", number / 1e9),
+        1_000_000.. => format!("{:.1}\u{a0}MB", number / 1e6),
+        1_000.. => format!("{:.1}\u{a0}kB", number / 1e3),
+        _ => format!("{value}\u{a0}bytes"),
+    }
+}
+
 /// `73.4` as `1 min 13 s`.
 pub(crate) fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
@@ -220,6 +231,7 @@ mod tests {
         assert_eq!(learning_rate(1.28e-5), "1.28e-5");
         assert_eq!(count(22_713_216), "22\u{202f}713\u{202f}216");
         assert_eq!(parameters(22_713_216), "22.7\u{a0}M");
+        assert_eq!(bytes(86_600_000), "86.6\u{a0}MB");
         assert_eq!(duration(73.4), "1\u{a0}min 13\u{a0}s");
         assert_eq!(tick(0.30000000000000004, 0.1), "0.3");
     }

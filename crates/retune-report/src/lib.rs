@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod charts;
+mod comparison;
 mod format;
 pub mod log;
 mod model_card;
@@ -17,6 +18,8 @@ mod verdict;
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+use comparison::Comparison;
 
 pub use model_card::write_model_card;
 pub use run::Run;
@@ -59,6 +62,19 @@ pub fn write_report(run_folder: &Path) -> Result<(), ReportError> {
     let html = page::render(&run);
     retune_checkpoint::write_atomic(&run_folder.join("report.html"), |file| file.write_all(html.as_bytes()))?;
     Ok(())
+}
+
+/// Writes `comparison.html` beside the `comparison.json` of a folder in which strategies were compared, if there is one: one
+/// file that needs no network and no script. Returns its path.
+///
+/// # Errors
+/// When the comparison cannot be read, or the page cannot be written.
+pub fn write_comparison(folder: &Path) -> Result<Option<PathBuf>, ReportError> {
+    let Some(found) = Comparison::read(folder)? else { return Ok(None) };
+    let html = page::comparison::render(&found);
+    let path = folder.join("comparison.html");
+    retune_checkpoint::write_atomic(&path, |file| file.write_all(html.as_bytes()))?;
+    Ok(Some(path))
 }
 
 /// The result of a run in one sentence that a person can check, as it heads the report.

@@ -36,6 +36,12 @@ pub struct Run {
     pub damaged: Vec<String>,
 }
 
+/// The last part of a folder's path, however it was named.
+pub(crate) fn folder_name(folder: &Path) -> String {
+    let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+    absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "run".into())
+}
+
 /// Which of the three kinds of task a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -118,8 +124,7 @@ impl Run {
 
     /// The last part of the folder's path.
     pub(crate) fn name(&self) -> String {
-        let absolute = fs::canonicalize(&self.folder).unwrap_or_else(|_| self.folder.clone());
-        absolute.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|| "run".into())
+        folder_name(&self.folder)
     }
 
     /// A value of the recipe by its dotted path.

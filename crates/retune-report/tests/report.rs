@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use retune_report::{ReportError, Standing, headline, write_model_card, write_report};
+use retune_report::{ReportError, Standing, headline, write_comparison, write_model_card, write_report};
 
 fn report(folder: &Path) -> String {
     write_report(folder).unwrap();
@@ -18,48 +18,45 @@ fn well_formed(html: &str) -> roxmltree::Document<'_> {
     roxmltree::Document::parse(body).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// That a page is well formed, with headed tables and named drawings, without script, outside address or broken number.
+fn assert_self_contained(name: &str, html: &str) {
+    let document = well_formed(html);
+    for node in document.descendants().filter(|node| node.is_element()) {
+        let element = node.tag_name().name();
+        assert!(
+            !["script", "link", "img", "iframe", "object", "embed"].contains(&element),
+            "{name}: <{element}>"
+        );
+        for attribute in node.attributes() {
+            assert!(!attribute.name().starts_with("on"), "{name}: {}", attribute.name());
+            assert!(!attribute.value().contains("NaN"), "{name}: {}={}", attribute.name(), attribute.value());
+            if attribute.name() == "href" {
+                let target = attribute.value().strip_prefix('#').expect("links stay inside the page");
+                assert!(
+                    document.descendants().any(|node| node.attribute("id") == Some(target)),
+                    "{name}: #{target}"
+                );
+            }
+        }
+    }
+    assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("url("), "{name}");
+    let cells_have_headers = document.descendants().filter(|node| node.has_tag_name("table")).all(|table| {
+        table.descendants().any(|node| node.has_tag_name("th") && node.attribute("scope") == Some("col"))
+    });
+    assert!(cells_have_headers, "{name}");
+    let drawings = document.descendants().filter(|node| node.has_tag_name("svg"));
+    for drawing in drawings {
+        assert!(drawing.attribute("aria-label").is_some_and(|label| !label.is_empty()), "{name}");
+    }
+}
+
 #[test]
 fn every_kind_of_run_gives_one_well_formed_page_without_script_or_address() {
     for (name, write) in common::VARIANTS {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path());
         let html = report(folder.path());
-        let document = well_formed(&html);
-        for node in document.descendants().filter(|node| node.is_element()) {
-            let element = node.tag_name().name();
-            assert!(
-                !["script", "link", "img", "iframe", "object", "embed"].contains(&element),
-                "{name}: <{element}>"
-            );
-            for attribute in node.attributes() {
-                assert!(!attribute.name().starts_with("on"), "{name}: {}", attribute.name());
-                assert!(
-                    !attribute.value().contains("NaN"),
-                    "{name}: {}={}",
-                    attribute.name(),
-                    attribute.value()
-                );
-                if attribute.name() == "href" {
-                    let target = attribute.value().strip_prefix('#').expect("links stay inside the page");
-                    assert!(
-                        document.descendants().any(|node| node.attribute("id") == Some(target)),
-                        "{name}: #{target}"
-                    );
-                }
-            }
-        }
-        assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("url("), "{name}");
-        let cells_have_headers =
-            document.descendants().filter(|node| node.has_tag_name("table")).all(|table| {
-                table
-                    .descendants()
-                    .any(|node| node.has_tag_name("th") && node.attribute("scope") == Some("col"))
-            });
-        assert!(cells_have_headers, "{name}");
-        let drawings = document.descendants().filter(|node| node.has_tag_name("svg"));
-        for drawing in drawings {
-            assert!(drawing.attribute("aria-label").is_some_and(|label| !label.is_empty()), "{name}");
-        }
+        assert_self_contained(name, &html);
     }
 }
 
@@ -191,4 +188,42 @@ fn a_model_card_says_what_was_measured_and_what_was_not() {
     let escaped = name.replace('_', "\\_");
     let path = folder.path().to_string_lossy().into_owned();
     insta::assert_snapshot!(card.replace(&path, "RUN").replace(&name, "RUN").replace(&escaped, "RUN"));
+}
+
+#[test]
+fn a_comparison_of_strategies_is_one_well_formed_page_that_says_what_to_take_and_why() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(write_comparison(folder.path()).unwrap(), None);
+    common::comparison(folder.path());
+    let path = write_comparison(folder.path()).unwrap().unwrap();
+    let html = fs::read_to_string(path).unwrap();
+    assert_self_contained("comparison", &html);
+    for said in [
+        "Take last_n = 1: accuracy 0.902 (0.871 to 0.929) in 1\u{a0}min 1\u{a0}s a run",
+        "within one standard error",
+        "dropped after step 80",
+        "product defect 70.2%",
+        "it cost 56% of that",
+        "H-score",
+    ] {
+        assert!(html.contains(said), "{said} is missing");
+    }
+    // Ranked from the best cut on: the probe below encoder.layer.5 beats the head's.
+    let table = &html[html.find("Features below").unwrap()..];
+    assert!(table.find("encoder.layer.5").unwrap() < table.find(">head<").unwrap());
+}
+
+#[test]
+fn a_comparison_with_gaps_and_hostile_names_is_still_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("comparison.json");
+    let found = r#"{"metric": "f1</script><script>", "strategies": [{"name": "\"><img src=x>", "value": null, "seconds": 3}],
+                    "models": [{"model": "<b>", "cuts": []}]}"#;
+    fs::write(&path, found).unwrap();
+    write_comparison(folder.path()).unwrap();
+    let html = fs::read_to_string(folder.path().join("comparison.html")).unwrap();
+    assert_self_contained("gaps", &html);
+    fs::write(&path, "{").unwrap();
+    let refused = write_comparison(folder.path()).unwrap_err();
+    assert!(refused.to_string().contains("comparison.json"), "{refused}");
 }

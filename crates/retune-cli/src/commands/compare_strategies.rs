@@ -84,13 +84,15 @@ pub fn run(arguments: &CompareStrategies) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(1));
     };
     let json = serde_json::to_string_pretty(&found).map_err(Failure::other)?;
-    let path = folder.path("comparison.json");
+    let path = folder.path(RunFolder::COMPARISON);
     write_atomic(&path, |file| writeln!(file, "{json}")).map_err(Failure::other)?;
+    retune_report::write_comparison(folder.root()).map_err(Failure::other)?;
+    let page = folder.path("comparison.html");
     if arguments.json {
         print_line(json);
     } else {
         print_line(to_text(&found));
-        print_line(format_args!("written to {}", path.display()));
+        print_line(format_args!("written to {} and {}", path.display(), page.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

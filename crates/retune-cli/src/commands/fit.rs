@@ -147,6 +147,7 @@ pub fn report(summary: &RunSummary) -> Result<ExitCode, Failure> {
         eprintln!("TensorBoard events: {}", events.display());
     }
     retune_report::write_report(folder).map_err(Failure::other)?;
+    retune_report::write_comparison(folder).map_err(Failure::other)?;
     retune_report::write_model_card(folder).map_err(Failure::other)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -40,6 +40,10 @@ fn strategies_are_compared_without_test_data_and_the_weaker_ones_are_dropped() {
     let named: Vec<(&str, u64)> =
         cuts.iter().map(|cut| (cut["below"].as_str().unwrap(), cut["last_n"].as_u64().unwrap())).collect();
     assert_eq!(named, [("encoder.layer.1", 1), ("head", 0)]);
+    // Three topics: their means span two directions at most.
+    assert!(cuts.iter().all(|cut| (0.0..=2.0).contains(&cut["h_score"].as_f64().unwrap())), "{cuts:?}");
+    let page = workspace.read("found/comparison.html");
+    assert!(page.contains(&format!("Take {}", found["choice"]["name"].as_str().unwrap())));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! Its content policy forbids both, should escaping ever fail.
 
 mod classes;
+pub(crate) mod comparison;
 mod details;
 mod examples;
 mod explained;
@@ -28,7 +29,7 @@ pub(crate) struct Section {
 /// The whole page.
 pub(crate) fn render(run: &Run) -> String {
     let verdict = Verdict::of(run);
-    let sections: Vec<Section> = [
+    let sections = vec![
         result::section(run),
         training::section(run),
         classes::section(run),
@@ -38,22 +39,26 @@ pub(crate) fn render(run: &Run) -> String {
         details::data(run),
         details::usage(run),
         details::section(run),
-    ]
-    .into_iter()
-    .filter(|section| !section.html.is_empty())
-    .collect();
-
-    let mut page = String::with_capacity(64 * 1024);
+    ];
     let name = run.name();
+    let mut head = String::new();
+    header(&mut head, run, &name, &verdict);
+    let version = run.log.started.as_ref().map(|started| started.version.as_str()).unwrap_or_default();
+    document(&format!("{name} · Retune report"), &head, sections, version)
+}
+
+/// A page of its own: title, header, links to the sections, and the sections. Empty ones are left out.
+pub(crate) fn document(title: &str, header: &str, sections: Vec<Section>, version: &str) -> String {
+    let sections: Vec<Section> = sections.into_iter().filter(|section| !section.html.is_empty()).collect();
+    let mut page = String::with_capacity(64 * 1024);
     put(&mut page, format_args!("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"));
     put(&mut page, format_args!("<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\"/>\n"));
     put(
         &mut page,
         format_args!("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"),
     );
-    put(&mut page, format_args!("<title>{} · Retune report</title>\n", Escaped(&name)));
-    put(&mut page, format_args!("<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"));
-    header(&mut page, run, &name, &verdict);
+    put(&mut page, format_args!("<title>{}</title>\n", Escaped(title)));
+    put(&mut page, format_args!("<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n{header}"));
     put(&mut page, format_args!("<nav aria-label=\"Contents\">"));
     for section in &sections {
         put(&mut page, format_args!("<a href=\"#{}\">{}</a>", section.id, section.title));
@@ -67,7 +72,6 @@ pub(crate) fn render(run: &Run) -> String {
             ),
         );
     }
-    let version = run.log.started.as_ref().map(|started| started.version.as_str()).unwrap_or_default();
     put(
         &mut page,
         format_args!("<footer>Written by Retune {}</footer>\n</main>\n</body>\n</html>\n", Escaped(version)),
@@ -86,7 +90,7 @@ fn header(page: &mut String, run: &Run, name: &str, verdict: &Verdict) {
         facts.push(format!("{} steps{seconds}", count(ended.step)));
     }
     facts.extend(run.log.started.as_ref().and_then(|started| time(&started.time)));
-    put(page, format_args!("<header>\n<p class=\"run\"><strong>{}</strong>", Escaped(name)));
+    put(page, format_args!("<p class=\"run\"><strong>{}</strong>", Escaped(name)));
     for fact in &facts {
         put(page, format_args!(" · {}", Escaped(fact)));
     }

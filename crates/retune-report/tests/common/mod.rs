@@ -456,3 +456,55 @@ pub const VARIANTS: [Variant; 7] = [
     ("regression", regression),
     ("interrupted", interrupted),
 ];
+
+/// A comparison of five strategies, of which two ran to their end.
+pub fn comparison(folder: &Path) {
+    let whole = |name: &str, value: f64, seconds: f64, trained: u64| {
+        json!({
+            "name": name, "learning_rates": [5e-5], "value": value,
+            "interval": {"low": value - 0.031, "high": value + 0.027}, "loss": 1.2 - value,
+            "worst_class": ["product defect", value - 0.2], "seconds": seconds, "steps": 320,
+            "memory_bytes": 4 * trained + 310_000_000, "trained_parameters": trained,
+            "artifact_bytes": 90_900_000, "dropped_at": null, "is_whole": true, "on_the_frontier": true,
+        })
+    };
+    let dropped = |name: &str, value: f64, seconds: f64, step: u64| {
+        json!({
+            "name": name, "learning_rates": [1e-3], "value": value, "interval": null, "loss": 1.3 - value,
+            "worst_class": null, "seconds": seconds, "steps": step, "memory_bytes": 280_000_000,
+            "trained_parameters": 40_000, "artifact_bytes": 160_000, "dropped_at": step, "is_whole": false,
+            "on_the_frontier": false,
+        })
+    };
+    let cut = |below: &str, last_n: u64, probe: f64, neighbours: f64| {
+        json!({
+            "below": below, "last_n": last_n, "linear_probe": probe,
+            "linear_probe_interval": {"low": probe - 0.05, "high": probe + 0.04},
+            "nearest_neighbours": neighbours, "log_evidence": -1.1 + probe, "h_score": 4.0 * probe,
+        })
+    };
+    let found = json!({
+        "models": [{
+            "model": "sentence-transformers/all-MiniLM-L6-v2",
+            "cuts": [
+                cut("encoder.layer.1", 5, 0.71, 0.62), cut("encoder.layer.2", 4, 0.78, 0.66),
+                cut("encoder.layer.3", 3, 0.83, 0.74), cut("encoder.layer.4", 2, 0.86, 0.79),
+                cut("encoder.layer.5", 1, 0.88, 0.82), cut("head", 0, 0.87, 0.85),
+            ],
+        }],
+        "metric": "accuracy", "samples": 742, "steps": 320,
+        "strategies": [
+            whole("last_n = 1", 0.902, 61.0, 1_775_000), whole("full", 0.911, 148.0, 22_700_000),
+            dropped("lora", 0.874, 71.0, 160), dropped("head", 0.861, 9.0, 80), dropped("gradual", 0.713, 34.0, 80),
+        ],
+        "choice": {
+            "name": "last_n = 1", "method": "last_n", "last_n": 1, "learning_rate": 5e-5,
+            "reason": "last_n = 1 reaches accuracy 0.902 (0.871 to 0.929), where the best, full, reaches accuracy 0.911 \
+                       (0.880 to 0.938): on the same validation rows it errs +0.009 ± 0.011 more, which is within one \
+                       standard error, and it takes 61 s a run instead of 148 s. Dropped early: lora after 160 steps at 0.874.",
+        },
+        "seconds": 361.0, "seconds_of_whole_runs": 645.0,
+    });
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("comparison.json"), found.to_string()).unwrap();
+}
