@@ -97,7 +97,10 @@ STEP_ROWS = (
 IMAGE_STEP_ROWS = (
     ImageStepRow("ResNet-50 8x224", "resnet50", 8, 224, 1.1),
     ImageStepRow("ResNet-18 16x224", "resnet18", 16, 224, 1.3),
+    ImageStepRow("VGG-16 4x224", "vgg16", 4, 224, 1.4),
+    ImageStepRow("EfficientNet-B0 8x224", "efficientnet_b0", 8, 224, 1.3),
     ImageStepRow("MobileNetV2 16x224", "mobilenet_v2", 16, 224, 1.3),
+    ImageStepRow("Inception-v3 4x299", "inception_v3", 4, 299, 1.0),
 )
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Counts the instructions of a call of each hot path, on the AVX2 kernels and one thread.
 
-Under valgrind a program executes the same instructions every time, whatever else the machine does; those of
-three calls less those of one are twice a call's. The counts depend on the compiler, which is printed with them, and on
-nothing else: a count that rises by more than a percent is a kernel that got slower.
+Under valgrind a program executes the same instructions every time but for a handful at its start, whatever else the
+machine does; those of three calls less those of one are twice a call's. The counts depend on the compiler, which is
+printed with them, and on nothing else: a count that rises by more than a percent is a kernel that got slower.
 
     cargo build --release -p retune-kernels --example hot_path
     python bench/instructions.py > now.json

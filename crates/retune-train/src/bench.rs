@@ -122,8 +122,9 @@ fn random_batch(lengths: &[u32], vocab_size: usize, labels: u32) -> (TokenBatch,
 
 /// A model with its input.
 trait Subject {
-    /// Logits of the batch of a step, and the class of each row.
-    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Var, Vec<Target>);
+    /// Logits of the batch of a step, with those of an auxiliary head that trains, the share of each one's loss, and the
+    /// class of each row.
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Vec<(Var, f32)>, Vec<Target>);
 }
 
 struct TextSubject {
@@ -132,9 +133,9 @@ struct TextSubject {
 }
 
 impl Subject for TextSubject {
-    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Var, Vec<Target>) {
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, step: usize) -> (Vec<(Var, f32)>, Vec<Target>) {
         let (batch, targets) = &self.batches[step % self.batches.len()];
-        (self.model.logits(forward, batch), targets.clone())
+        (vec![(self.model.logits(forward, batch), 1.0)], targets.clone())
     }
 }
 
@@ -145,8 +146,8 @@ struct ImageSubject {
 }
 
 impl Subject for ImageSubject {
-    fn logits<'s>(&'s self, forward: &mut Forward<'s>, _step: usize) -> (Var, Vec<Target>) {
-        (self.model.logits(forward, &self.batch), self.targets.clone())
+    fn logits<'s>(&'s self, forward: &mut Forward<'s>, _step: usize) -> (Vec<(Var, f32)>, Vec<Target>) {
+        (self.model.outputs(forward, &self.batch).trained(), self.targets.clone())
     }
 }
 
@@ -288,19 +289,25 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         });
         let (logits, targets) = subject.logits(&mut forward, step.saturating_sub(1));
         let targets: Vec<&Target> = targets.iter().collect();
-        let loss = task.loss(&context, logits.tensor(), &targets, targets.len() as f32);
+        let mut total_loss = 0.0;
+        let mut ends = Vec::with_capacity(logits.len());
+        for (logits, share) in logits {
+            let loss = task.loss(&context, logits.tensor(), &targets, targets.len() as f32 / share);
+            total_loss += loss.loss;
+            ends.push((logits, loss.dlogits));
+        }
         if !trains {
-            initial_eval_loss = loss.loss;
-            drop((forward, logits, loss));
+            initial_eval_loss = total_loss;
+            drop((forward, ends));
             context.pool().reset_peak();
             continue;
         }
         let (tape, updates) = forward.finish();
-        tape.backward(vec![(logits, loss.dlogits)], &mut gradients);
+        tape.backward(ends, &mut gradients);
         optimizer.step(&cpu, &mut store, &all, &gradients, 1.0, |_| rates);
         updates.apply(&mut store);
         step_seconds.push(started.elapsed().as_secs_f64());
-        losses.push(loss.loss);
+        losses.push(total_loss);
         operations = context.operations() - operations_before;
     }
     let median_step_seconds = median(&step_seconds[usize::from(step_seconds.len() > 1)..]);

@@ -10,9 +10,7 @@ use retune_data::image::{
     Augmentation, DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Mixing, PairMix, Picture,
     PictureFacts, PictureLoader, PictureProblem, Pixels, Place, ViewKey, thumbnail,
 };
-use retune_models::vision::{
-    AUXILIARY_WEIGHT, ImageBatch, ImageClassifier, ImageConfig, ImageOutputs, Layout,
-};
+use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
 use retune_nn::{Forward, ParameterStore, Randomness, Rows};
 use retune_tasks::ProblemType;
 use retune_tensor::{Context, Tensor};
@@ -284,9 +282,7 @@ impl ImageViews {
         first_occurrence: u32,
     ) -> Vec<(Var, f32)> {
         let inputs = self.inputs(forward, pictures, first_occurrence);
-        let ImageOutputs { logits, auxiliary } = model.outputs(forward, &inputs);
-        let auxiliary = auxiliary.map(|auxiliary| (auxiliary, AUXILIARY_WEIGHT));
-        [(logits, 1.0)].into_iter().chain(auxiliary).collect()
+        model.outputs(forward, &inputs).trained()
     }
 
     /// Normalized inputs, [pictures · per_picture, height, width, channels].

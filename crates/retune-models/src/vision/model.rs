@@ -50,6 +50,14 @@ pub struct ImageOutputs {
     pub auxiliary: Option<Var>,
 }
 
+impl ImageOutputs {
+    /// What a training step's loss is of, and the share of each one's loss.
+    pub fn trained(self) -> Vec<(Var, f32)> {
+        let auxiliary = self.auxiliary.map(|auxiliary| (auxiliary, AUXILIARY_WEIGHT));
+        [(self.logits, 1.0)].into_iter().chain(auxiliary).collect()
+    }
+}
+
 /// The share of an auxiliary head's loss (Szegedy et al. 2015; the reference's training scripts).
 pub const AUXILIARY_WEIGHT: f32 = 0.4;
 
