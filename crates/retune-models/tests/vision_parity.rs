@@ -51,7 +51,8 @@ fn counter_value(json: &Value, declaration: &Declaration) -> Vec<f32> {
     }
     if shape.len() > 1 {
         let bound = (6.0 / (elements / shape[0]) as f64).sqrt() as f32;
-        return counter_normal_like(name, elements, bound);
+        let gain = json["init"]["gain"].as_f64().unwrap_or(1.0) as f32;
+        return counter_normal_like(name, elements, bound).iter().map(|value| value * gain).collect();
     }
     match name.rsplit('.').next() {
         Some("running_mean") => counter_normal_like(name, elements, scale("running_mean_scale")),
@@ -297,6 +298,7 @@ parity!(
     mobilenet_v2,
     mobilenet_v3_small,
     efficientnet_b0,
+    efficientnet_v2_s,
     densenet121,
     squeezenet1_1,
     inception_v3,
