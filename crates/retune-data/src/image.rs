@@ -33,7 +33,7 @@ pub use mixing::{Mixing, PairMix};
 pub use picture::{Picture, PictureFacts, PictureSource};
 pub use pixels::{Pixels, thumbnail};
 pub use policy::Policy;
-pub use preprocess::{Fit, ImagePreprocessor, Place};
+pub use preprocess::{Fit, ImagePreprocessor, Middle, Place};
 pub use resize::{Interpolation, Region, resize};
 
 pub(crate) use augment::Draws;

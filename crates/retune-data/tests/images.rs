@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use retune_data::image::{
-    ImageDataset, Interpolation, PictureOptions, Pixels, Region, check_pictures, open_pictures, resize,
-    split_folders,
+    Fit, ImageDataset, ImagePreprocessor, Interpolation, Middle, PictureOptions, Pixels, Region,
+    check_pictures, open_pictures, resize, split_folders,
 };
 use retune_data::{
     DataError, DatasetOptions, Finding, Modality, OnBadRow, ReadOptions, RoleOverrides, Roles, Severity,
@@ -300,6 +300,37 @@ fn samples(name: &str, count: usize) -> Vec<u8> {
         ((z ^ (z >> 31)) >> 56) as u8
     };
     (0..count as u64).map(value).collect()
+}
+
+/// A case of `fixtures/images/middle.json`.
+#[derive(Deserialize)]
+struct Fitted {
+    name: String,
+    picture: [usize; 2],
+    edge: usize,
+    size: usize,
+    torchvision: Vec<u8>,
+    transformers: Vec<u8>,
+}
+
+#[test]
+fn the_middle_is_cut_out_where_each_ecosystem_has_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/images/middle.json");
+    let cases: Vec<Fitted> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(cases.iter().any(|case| case.torchvision != case.transformers));
+    for Fitted { name, picture: [width, height], edge, size, torchvision, transformers } in cases {
+        let picture = Pixels { width, height, channels: 3, data: samples(&name, width * height * 3) };
+        for (middle, expected) in [(Middle::HalfToEven, torchvision), (Middle::HalfDown, transformers)] {
+            let preprocessor = ImagePreprocessor {
+                size,
+                fit: Fit::ShorterEdge(edge),
+                middle,
+                interpolation: Interpolation::Bicubic,
+                ..ImagePreprocessor::default()
+            };
+            assert_eq!(preprocessor.fitted(&picture).data, expected, "{name} {middle:?}");
+        }
+    }
 }
 
 #[test]

@@ -526,7 +526,7 @@ impl Cut for ImageTrainee {
 mod tests {
     use super::*;
     use crate::recipe::AugmentationSection;
-    use retune_data::image::{Fit, Interpolation};
+    use retune_data::image::{Fit, Interpolation, Middle};
     use retune_models::vision::{self, ImageClassifierParts};
     use retune_nn::{Environment, ParameterBuilder, Trainable};
 
@@ -545,6 +545,7 @@ mod tests {
         let preprocessor = ImagePreprocessor {
             size,
             fit: Fit::Exact(size),
+            middle: Middle::default(),
             interpolation: Interpolation::Bilinear,
             mean: vec![0.5; 3],
             std: vec![0.5; 3],

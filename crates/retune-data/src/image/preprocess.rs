@@ -20,6 +20,17 @@ pub enum Fit {
     Exact(usize),
 }
 
+/// Where the middle of a picture begins if what is left over is odd.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Middle {
+    /// At half of it, rounded to even: torchvision's and timm's `CenterCrop`.
+    #[default]
+    HalfToEven,
+    /// At half of it, rounded down: `center_crop` of `transformers`.
+    HalfDown,
+}
+
 /// Which part of a scaled picture a model sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -42,6 +53,9 @@ pub struct ImagePreprocessor {
     pub size: usize,
     /// The size before the middle is cut out.
     pub fit: Fit,
+    /// Where the middle begins.
+    #[serde(default)]
+    pub middle: Middle,
     /// How pixels between pixels are found.
     pub interpolation: Interpolation,
     /// What is taken off each channel, with pixels from 0 to 1. As many as the input has channels: 1 is grey, 3 RGB, 4
@@ -57,6 +71,7 @@ impl Default for ImagePreprocessor {
         ImagePreprocessor {
             size: 224,
             fit: Fit::ShorterEdge(256),
+            middle: Middle::default(),
             interpolation: Interpolation::Bilinear,
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
@@ -106,7 +121,8 @@ impl ImagePreprocessor {
         self.size * self.size * self.channels()
     }
 
-    /// A picture in the size of the model's input, its middle kept: torchvision's `Resize` and `CenterCrop`.
+    /// A picture in the size of the model's input, its middle kept: `Resize` and `CenterCrop` of torchvision, `resize` and
+    /// `center_crop` of `transformers`.
     pub fn fitted(&self, pixels: &Pixels) -> Pixels {
         let scaled = self.scaled(pixels);
         if (scaled.width, scaled.height) == (self.size, self.size) {
@@ -136,7 +152,7 @@ impl ImagePreprocessor {
         let size = self.size;
         let (right, bottom) = (scaled.width - size, scaled.height - size);
         let (left, top) = match place {
-            Place::Middle => (center(scaled.width, size), center(scaled.height, size)),
+            Place::Middle => (self.middle.start(right), self.middle.start(bottom)),
             Place::TopLeft => (0, 0),
             Place::TopRight => (right, 0),
             Place::BottomLeft => (0, bottom),
@@ -172,9 +188,14 @@ impl ImagePreprocessor {
     }
 }
 
-/// torchvision's `CenterCrop`: half the rest, rounded to even.
-fn center(length: usize, size: usize) -> usize {
-    ((length.saturating_sub(size)) as f64 / 2.0).round_ties_even() as usize
+impl Middle {
+    /// Where it begins if so many pixels are left over.
+    fn start(self, rest: usize) -> usize {
+        match self {
+            Middle::HalfToEven => (rest as f64 / 2.0).round_ties_even() as usize,
+            Middle::HalfDown => rest / 2,
+        }
+    }
 }
 
 #[cfg(test)]

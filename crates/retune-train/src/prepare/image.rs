@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use retune_checkpoint::{LoadReport, ModelConfig, Weights};
-use retune_data::image::{Fit, ImageDataset, ImagePreprocessor, Interpolation, pictures_hash, split_folders};
+use retune_data::image::{
+    Fit, ImageDataset, ImagePreprocessor, Interpolation, Middle, pictures_hash, split_folders,
+};
 use retune_data::{LabelSet, Modality};
 use retune_models::vision::{
     self, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig, Layout, Resize,
@@ -86,6 +88,8 @@ pub(super) fn prepare(
         load(&context, &recipe, (&config, &model), builder, weights.as_ref(), keeps_head)?;
     let stages = plan_stages(&recipe, &store.groups())?;
 
+    // The names of bare weights have told whose they are.
+    let preprocessor = ImagePreprocessor { middle: middle_of(Some(layout)), ..preprocessor };
     let augmentation = recipe.augmentation.to_augmentation();
     let train_samples = splits[&Split::Train].len();
     let choice = match recipe.augmentation.cached_views {
@@ -246,9 +250,18 @@ pub fn preprocessor_of(config: &ImageConfig, recipe: &Recipe) -> Result<ImagePre
             mean.len()
         )));
     }
-    let preprocessor = ImagePreprocessor { size, fit, interpolation, mean, std };
+    let middle = middle_of(config.layout);
+    let preprocessor = ImagePreprocessor { size, fit, middle, interpolation, mean, std };
     preprocessor.check()?;
     Ok(preprocessor)
+}
+
+/// Where the ecosystem of a checkpoint begins the middle of a picture.
+fn middle_of(layout: Option<Layout>) -> Middle {
+    match layout {
+        Some(Layout::HuggingFace) => Middle::HalfDown,
+        Some(Layout::Torchvision | Layout::Timm) | None => Middle::HalfToEven,
+    }
 }
 
 /// The labels of the checkpoint's outputs: the recipe's, else the configuration's.
