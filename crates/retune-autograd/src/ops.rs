@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use retune_tensor::ops::{self, AttentionShape};
-use retune_tensor::{Activation, DropoutSpec, Tensor};
+use retune_tensor::{Activation, DropoutSpec, Shape, Tensor};
 
 use crate::tape::{Backward, Tape, Var};
 
@@ -380,6 +380,16 @@ impl<'s> Tape<'s> {
                 let dx = ops::dropout(walk.context(), &spec, &dy);
                 walk.accumulate(&x, dx);
             }
+        })
+    }
+
+    /// The same values under another shape, whose rows may be cut or joined; where they stay, [`Var::reshape`] records
+    /// nothing.
+    pub fn view(&mut self, x: &Var, shape: impl Into<Shape>) -> Var {
+        let y = x.tensor().reshape(shape);
+        self.record(y, &[x], || {
+            let (target, shape) = (x.target(), x.tensor().shape().clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| walk.accumulate_at(target, dy.reshape(&shape))
         })
     }
 

@@ -258,6 +258,7 @@ fn gathering_pooling_dropout_and_activation_have_the_gradients_of_their_definiti
         |tape, v| tape.gather_rows(&v[0], Arc::clone(&rows)),
         |v| rows.iter().flat_map(|&row| v[0][row as usize * 5..][..5].to_vec()).collect(),
     );
+    check("view", &x, |tape, v| tape.view(&v[0], [10, 3]), |v| v[0].clone());
     let sequences = offsets(&[1, 3, 2]);
     check(
         "mean pooling",

@@ -6,7 +6,7 @@
 //!     --pixels pixels.safetensors --learning-rate 1e-3 --output out.safetensors
 //! ```
 //!
-//! Without `--architecture`, `--weights` is a folder whose `config.json` says it.
+//! Without `--architecture`, `--weights` is a folder whose `config.json` says it. `--steps` takes fewer or more than ten.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -104,6 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (path, output) = (PathBuf::from(argument("--weights")?), argument("--output")?);
     let name = argument("--architecture").ok();
     let learning_rate: f64 = argument("--learning-rate")?.parse()?;
+    let steps: usize = argument("--steps").map_or(Ok(STEPS), |steps| steps.parse())?;
     let pixels = Weights::open(Path::new(&argument("--pixels")?))?;
     let shape = pixels.info("pixels").ok_or("no tensor named pixels")?.shape.clone();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -145,7 +146,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Optimizer::new(OptimizerConfig { momentum: 0.9, ..OptimizerConfig::new(OptimizerKind::Sgd) });
     optimizer.set_trainable(&store, &trainable);
     let mut losses = Vec::new();
-    for step in 0..STEPS {
+    for step in 0..steps {
         gradients.clear();
         let (loss, logits, updates) = subject.step(&store, &trainable, &mut gradients);
         losses.push(loss as f32);
@@ -162,7 +163,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         optimizer.step(&subject.cpu, &mut store, &trainable, &gradients, 1.0, |_| rates);
         updates.apply(&mut store);
     }
-    tensors.insert("losses".to_owned(), (vec![STEPS], losses));
+    tensors.insert("losses".to_owned(), (vec![steps], losses));
     tensors.insert("learning_rate".to_owned(), (vec![1], vec![learning_rate as f32]));
     for id in store.ids().filter(|&id| store.declaration(id).role == Role::Buffer) {
         let declaration = store.declaration(id);

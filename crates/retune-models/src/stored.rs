@@ -62,6 +62,15 @@ impl<'a> StoredTensors<'a> {
         Self { entries }
     }
 
+    /// Whole numbers that no store holds, as a list.
+    pub fn with_integers(mut self, constants: Vec<(String, Vec<u32>)>) -> Self {
+        self.entries.extend(constants.into_iter().map(|(name, values)| {
+            let bytes = values.iter().flat_map(|&value| i64::from(value).to_le_bytes()).collect();
+            Entry { name, shape: Cow::Owned(vec![values.len()]), data: Data::Integers(bytes) }
+        }));
+        self
+    }
+
     /// The tensors, to be written.
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         self.entries

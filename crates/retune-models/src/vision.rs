@@ -16,9 +16,11 @@ mod model;
 mod position_table;
 mod resnet;
 mod squeezenet;
+mod swin;
 mod timm;
 mod vgg;
 mod vision_transformer;
+mod window_attention;
 
 use retune_autograd::Var;
 use retune_checkpoint::{ModelConfig, Transform};
@@ -68,6 +70,19 @@ impl From<Var> for Trunk {
     }
 }
 
+/// What Grad-CAM differentiates.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// A leaf of the tape: `tokens` rows and those of the grid, picture by picture.
+    pub map: Var,
+    /// Rows of a picture that have no place in it.
+    pub tokens: usize,
+    /// Rows and columns of the map's places.
+    pub grid: [usize; 2],
+    /// Logits [batch, outputs].
+    pub logits: Var,
+}
+
 /// An image network with its head, under the reference's parameter names.
 ///
 /// A family implements [`ImageNetwork::trunk_groups`] and [`ImageNetwork::group`], which let frozen layer groups be
@@ -107,6 +122,20 @@ pub trait ImageNetwork: Send + Sync {
     /// Logits [batch, outputs] of what [`ImageNetwork::head_input`] gave.
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var;
 
+    /// A map whose places explain an answer, and the logits as a function of it: the last feature map, unless what the
+    /// head reads has no places.
+    fn explained<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, rows: &Rows) -> Explained {
+        let map = self.trunk(forward, x, rows).map;
+        let map = forward.tape().leaf(map.tensor().clone());
+        let input = self.head_input(forward, &map, rows);
+        let logits = self.head(forward, &input, rows);
+        let grid = match *map.tensor().shape().sizes() {
+            [_, height, width, _] => [height, width],
+            _ => [0; 2],
+        };
+        Explained { map, tokens: 0, grid, logits }
+    }
+
     /// Channels of the feature map.
     fn feature_dim(&self) -> usize;
 
@@ -124,6 +153,11 @@ pub trait ImageNetwork: Send + Sync {
     /// Its table of position embeddings, which other sizes of pictures change.
     fn position_table(&self) -> Option<PositionTable> {
         None
+    }
+
+    /// Whole numbers that the reference keeps among its tensors though they follow from its sizes, by their names.
+    fn constants(&self) -> Vec<(String, Vec<u32>)> {
+        Vec::new()
     }
 
     /// The name that a parameter had in earlier versions of the reference.
@@ -170,8 +204,8 @@ pub struct Architecture {
     pub preprocessing: Preprocessing,
     /// The least height and width that the network can be computed on.
     pub smallest: usize,
-    /// Rows and columns of a patch, in networks with an embedding for each patch's position: the pictures' size is a
-    /// multiple of it, and fixed once the network is declared.
+    /// What the pictures' size is a multiple of, in networks that are made for one size of pictures: the patch, in those
+    /// with an embedding for each patch's position.
     pub patch: Option<usize>,
     /// Declares the network.
     pub declare: fn(&mut Declare<'_>) -> Box<dyn ImageNetwork>,
@@ -203,6 +237,8 @@ pub struct HuggingFace {
     pub prefix: &'static str,
     /// The class for image classification, written to `architectures`.
     pub image_classification: &'static str,
+    /// What parts of module paths are called in memory since `transformers` 5, which reads and writes the older names.
+    pub modules: &'static [(&'static str, &'static str)],
     /// The name of the configuration that a `config.json` describes.
     pub architecture: fn(&ModelConfig) -> Result<&'static str, ModelError>,
     /// The configuration's default of `layer_norm_eps`, in families that read it.
@@ -217,7 +253,7 @@ impl Architecture {
     pub fn check_size(&self, size: usize) -> Result<(), ModelError> {
         let takes = match self.patch {
             _ if size < self.smallest => format!("at least {}", self.smallest),
-            Some(patch) if !size.is_multiple_of(patch) => format!("multiples of {patch}, its patches"),
+            Some(patch) if !size.is_multiple_of(patch) => format!("multiples of {patch}"),
             _ => return Ok(()),
         };
         Err(ModelError::ImageSize { architecture: self.name, size, takes })
@@ -243,6 +279,7 @@ pub static FAMILIES: &[&ImageFamily] = &[
     &convnext::FAMILY,
     &vision_transformer::VIT,
     &vision_transformer::DEIT,
+    &swin::FAMILY,
 ];
 
 /// Every registered configuration with its family.

@@ -304,6 +304,7 @@ parity!(
     inception_v3,
     vit_tiny_patch16_224,
     deit_tiny_distilled_patch16_224,
+    swin_t,
     resnet18_lora
 );
 
@@ -318,6 +319,23 @@ fn a_network_with_merged_adapters_answers_as_with_them() {
     }
     let merged = golden.evaluate(&store);
     assert_near("merged", merged.values(), &flat(&golden.json["evaluation_logits"]), 1e-4);
+}
+
+#[test]
+fn transformers_are_explained_by_the_patches_that_their_last_attention_reads() {
+    for name in ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"] {
+        let golden = Golden::load(name);
+        let classes = golden.json["classes"].as_u64().unwrap() as usize;
+        let outputs: Vec<usize> = (0..golden.batch.rows.sequences()).map(|row| row % classes).collect();
+        let maps = golden.model.grad_cam(&golden.context, &golden.store, &golden.batch, &outputs);
+        let theirs = golden.json["heat_maps"].as_array().unwrap();
+        assert!(theirs.iter().any(|map| !map.is_null()) && maps.len() == theirs.len());
+        for (ours, theirs) in maps.iter().zip(theirs) {
+            let Some(ours) = ours else { panic!("{name}: nothing for {theirs}") };
+            assert_eq!([ours.height, ours.width], [theirs.as_array().unwrap().len().isqrt(); 2]);
+            assert_near(name, &ours.values, &floats(theirs), 1e-4);
+        }
+    }
 }
 
 #[test]

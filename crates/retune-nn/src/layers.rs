@@ -44,10 +44,30 @@ impl Linear {
         let ([weight, bias], [input_size, output_size]) = (parameters, sizes);
         let weight = builder.parameter(weight, &[output_size, input_size], initialization);
         let bias = builder.parameter(bias, &[output_size], Initialization::Zeros);
-        let group = builder.group();
-        let name = name.to_owned();
-        let mut layer =
-            Self { name, weight, bias: Some(bias), input_size, output_size, group, low_rank: None };
+        Self::declared(builder, name, weight, Some(bias), sizes)
+    }
+
+    /// Declares `name.weight` alone.
+    pub fn declare_without_bias(
+        builder: &mut ParameterBuilder,
+        name: &str,
+        input_size: usize,
+        output_size: usize,
+        initialization: Initialization,
+    ) -> Self {
+        let weight = builder.parameter(format!("{name}.weight"), &[output_size, input_size], initialization);
+        Self::declared(builder, name, weight, None, [input_size, output_size])
+    }
+
+    fn declared(
+        builder: &mut ParameterBuilder,
+        name: &str,
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+        [input_size, output_size]: [usize; 2],
+    ) -> Self {
+        let (name, group) = (name.to_owned(), builder.group());
+        let mut layer = Self { name, weight, bias, input_size, output_size, group, low_rank: None };
         layer.low_rank = builder.adapt(layer.adaptable(), weight);
         layer
     }

@@ -1,13 +1,12 @@
-//! Where a network looked: Grad-CAM (Selvaraju et al. 2017) on the last feature map. Needs nothing of a family but that its
-//! answer is a function of that map.
+//! Where a network looked: Grad-CAM (Selvaraju et al. 2017) on the map that a family explains its answer by.
 
-use retune_autograd::Gradients;
+use retune_autograd::{Gradients, Var};
 use retune_nn::{Environment, Forward, ParameterStore, Trainable};
 use retune_tensor::Context;
 
-use super::{ImageBatch, ImageClassifier};
+use super::{Explained, ImageBatch, ImageClassifier};
 
-/// How much each place of the last feature map speaks for an answer.
+/// How much each place of a map speaks for an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeatMap {
     /// Rows.
@@ -37,9 +36,10 @@ impl HeatMap {
 }
 
 impl ImageClassifier {
-    /// For each picture of a batch, which places of its last feature map raise the logit of `outputs`: the map's channels,
-    /// each weighted by the mean of its gradient, added up, and what is below 0 left out. `None` where nothing raises it, or
-    /// the network has no map.
+    /// For each picture of a batch, which places of its map raise the logit of `outputs`: the map's channels, each weighted by
+    /// the mean of its gradient, added up, and what is below 0 left out. The map is the last one of features; a transformer
+    /// whose head reads a token has its patches as they enter the last attention, beyond which they say nothing. `None`
+    /// where nothing raises the logit.
     ///
     /// # Panics
     /// If there is not an output for each picture.
@@ -50,19 +50,14 @@ impl ImageClassifier {
         batch: &ImageBatch,
         outputs: &[usize],
     ) -> Vec<Option<HeatMap>> {
-        // What a transformer's head reads has no places.
-        if self.network().position_table().is_some() {
-            return vec![None; outputs.len()];
-        }
         let none = Trainable::none(store);
         let mut forward = Forward::new(Environment::evaluation(context, store, &none));
-        let map = self.feature_map(&mut forward, batch);
-        let &[pictures, height, width, channels] = map.tensor().shape().sizes() else {
-            return vec![None; outputs.len()];
-        };
+        forward.set_pictures(&batch.rows);
+        let pixels = Var::constant(batch.pixels.clone());
+        let Explained { map, tokens, grid: [height, width], logits } =
+            self.network().explained(&mut forward, &pixels, &batch.rows);
+        let pictures = batch.rows.sequences();
         assert_eq!(outputs.len(), pictures, "an output for each picture");
-        let map = forward.tape().leaf(map.tensor().clone());
-        let logits = self.logits_of_map(&mut forward, &map, batch);
         let classes = logits.tensor().width();
         let mut chosen = context.zeros([pictures, classes]);
         for (row, &output) in chosen.make_mut().chunks_exact_mut(classes).zip(outputs) {
@@ -70,11 +65,14 @@ impl ImageClassifier {
         }
         let mut leaves = forward.into_tape().backward(vec![(logits, chosen)], &mut Gradients::new([]));
         let Some(gradient) = leaves.take(&map) else { return vec![None; outputs.len()] };
-        let places = height * width;
-        let values = map.tensor().values().chunks_exact(places * channels);
-        values
-            .zip(gradient.values().chunks_exact(places * channels))
+        let channels = map.tensor().width();
+        let rows = (tokens + height * width) * channels;
+        map.tensor()
+            .values()
+            .chunks_exact(rows)
+            .zip(gradient.values().chunks_exact(rows))
             .map(|(map, gradient)| {
+                let [map, gradient] = [map, gradient].map(|rows| &rows[tokens * channels..]);
                 let values = weighted(map, gradient, channels)?;
                 Some(HeatMap { height, width, values })
             })

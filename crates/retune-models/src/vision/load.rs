@@ -11,6 +11,9 @@ use crate::LoadRules;
 const EXPECTED_UNUSED: &[&str] =
     &["vit.pooler.", "deit.pooler.", "cls_classifier.", "distillation_classifier."];
 
+/// What follows from a network's sizes and is kept in some checkpoints all the same.
+const CONSTANTS: &[&str] = &[".relative_position_index", ".attn_mask"];
+
 impl LoadRules for ImageClassifier {
     fn checkpoint_names(&self, name: &str) -> Vec<String> {
         [Some(name.to_owned()), self.network().older_name(name)].into_iter().flatten().collect()
@@ -24,6 +27,7 @@ impl LoadRules for ImageClassifier {
 
     fn is_expected_unused(&self, name: &str) -> bool {
         EXPECTED_UNUSED.iter().any(|start| name.starts_with(start))
+            || CONSTANTS.iter().any(|end| name.ends_with(end))
     }
 
     /// The first convolution for pictures of another number of channels, position embeddings for those of another size.

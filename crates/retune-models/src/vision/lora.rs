@@ -17,7 +17,7 @@ pub(super) fn is_adapter(name: &str) -> bool {
 pub struct ImageAdapter {
     /// The matrices, and the head.
     pub tensors: StoredTensors<'static>,
-    /// The modules that have a branch.
+    /// The modules that have a branch, under every name that versions of the library give them.
     pub target_modules: Vec<String>,
     /// The head's modules, which are saved whole.
     pub modules_to_save: Vec<String>,
@@ -32,6 +32,9 @@ impl ImageClassifier {
         let transform = self.transform(layout)?;
         let mut tensors = Tensors::new();
         let mut target_modules = Vec::new();
+        let family = self.architecture().family().filter(|_| layout == Layout::HuggingFace);
+        let newer =
+            family.and_then(|family| family.hugging_face.as_ref()).map_or(&[][..], |theirs| theirs.modules);
         for AdaptedLayer { name, weight, low_rank } in self.adapted_layers() {
             let modules = modules(&transform, name, &store.declaration(*weight).name)?;
             let [a, b] = [low_rank.a, low_rank.b].map(|id| file_tensor(store, id));
@@ -43,6 +46,7 @@ impl ImageClassifier {
                 shape[0] = rows;
                 tensors.insert(format!("{module}.lora_A.weight"), a.clone());
                 tensors.insert(format!("{module}.lora_B.weight"), FileTensor { shape, values });
+                target_modules.extend(newer_path(&module, newer));
                 target_modules.push(module);
             }
         }
@@ -66,6 +70,12 @@ impl ImageClassifier {
             modules_to_save: modules_to_save.into_iter().collect(),
         })
     }
+}
+
+/// A module's path where parts of it are called otherwise; `None` where none is.
+fn newer_path(module: &str, parts: &[(&str, &str)]) -> Option<String> {
+    let renamed = parts.iter().fold(module.to_owned(), |path, (older, newer)| path.replace(older, newer));
+    (renamed != module).then_some(renamed)
 }
 
 fn file_tensor(store: &ParameterStore, id: ParameterId) -> FileTensor {

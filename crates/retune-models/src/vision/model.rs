@@ -246,12 +246,6 @@ impl ImageClassifier {
         (0..=self.head_group).map(|cut| self.can_cut(cut).then(|| shape(cut))).collect()
     }
 
-    /// Logits of a feature map that [`ImageClassifier::feature_map`] gave, for explanations that differentiate by it.
-    pub fn logits_of_map(&self, forward: &mut Forward<'_>, map: &Var, batch: &ImageBatch) -> Var {
-        let input = self.network.head_input(forward, map, &batch.rows);
-        self.network.head(forward, &input, &batch.rows)
-    }
-
     /// Whose names its checkpoint has, if its configuration says, else the network's own.
     pub fn layout(&self) -> Layout {
         self.layout.unwrap_or(self.network.own_layout())
@@ -324,7 +318,8 @@ impl ImageClassifier {
     ) -> Result<StoredTensors<'a>, ModelError> {
         let transform = self.transform(layout)?;
         if transform.rules().is_empty() {
-            return Ok(StoredTensors::new(store, |name| (!is_adapter(name)).then(|| name.to_owned())));
+            let stored = StoredTensors::new(store, |name| (!is_adapter(name)).then(|| name.to_owned()));
+            return Ok(stored.with_integers(self.network.constants()));
         }
         let tensors = |only: Option<Role>| -> Tensors {
             let chosen = store.ids().filter(|&id| {

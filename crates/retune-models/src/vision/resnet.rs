@@ -88,6 +88,7 @@ pub(super) static FAMILY: ImageFamily = ImageFamily {
         model_type: "resnet",
         prefix: "resnet.",
         image_classification: "ResNetForImageClassification",
+        modules: &[],
         architecture: described,
         layer_norm_eps: None,
     }),

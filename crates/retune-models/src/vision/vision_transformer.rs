@@ -15,12 +15,12 @@ use retune_tensor::ops::AttentionShape;
 use retune_tensor::{Activation, Conv2dParameters};
 
 use super::{
-    Architecture, Declare, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Layout, PositionTable,
-    Preprocessing, Resize, not_there, same_names,
+    Architecture, Declare, Explained, HuggingFace, ImageFamily, ImageNetwork, Interpolation, Layout,
+    PositionTable, Preprocessing, Resize, not_there, same_names,
 };
 use ecosystems::{
-    DISTILLATION_HEAD, DISTILLATION_TOKEN, KNOWN_DEIT, KNOWN_VIT, Names, TIMM, TORCHVISION, described,
-    from_hugging_face, from_timm,
+    DISTILLATION_HEAD, DISTILLATION_TOKEN, KNOWN_DEIT, KNOWN_VIT, MODULES, Names, TIMM, TORCHVISION,
+    described, from_hugging_face, from_timm,
 };
 
 pub(super) static VIT: ImageFamily = ImageFamily {
@@ -99,6 +99,7 @@ pub(super) static VIT: ImageFamily = ImageFamily {
         model_type: "vit",
         prefix: "vit.",
         image_classification: "ViTForImageClassification",
+        modules: &MODULES,
         architecture: |config| described(config, &KNOWN_VIT),
         layer_norm_eps: Some(1e-12),
     }),
@@ -163,6 +164,7 @@ pub(super) static DEIT: ImageFamily = ImageFamily {
         model_type: "deit",
         prefix: "deit.",
         image_classification: "DeiTForImageClassification",
+        modules: &MODULES,
         architecture: |config| described(config, &KNOWN_DEIT),
         layer_norm_eps: Some(1e-12),
     }),
@@ -302,6 +304,18 @@ impl Block {
         wanted: Option<&Wanted>,
     ) -> Var {
         let normed = self.attention_norm.forward(forward, x);
+        self.forward_normed(forward, x, normed, [rows, pictures], wanted)
+    }
+
+    /// As [`Block::forward`], with `x` already normalized for the attention.
+    fn forward_normed(
+        &self,
+        forward: &mut Forward<'_>,
+        x: &Var,
+        normed: Var,
+        [rows, pictures]: [&Rows; 2],
+        wanted: Option<&Wanted>,
+    ) -> Var {
         let qkv = self.attention.forward(forward, &normed, Activation::Identity, rows);
         drop(normed);
         let (queries, asking, shortcut) = match wanted {
@@ -466,6 +480,25 @@ impl ImageNetwork for VisionTransformer {
             1 => normed.reshape([rows.sequences(), self.width]),
             tokens => normed.reshape([rows.sequences(), tokens, self.width]),
         }
+    }
+
+    /// The patches as the last attention reads them: what the head reads is a function of them, and of patches behind it
+    /// no longer.
+    fn explained<'s>(&'s self, forward: &mut Forward<'s>, x: &Var, pictures: &Rows) -> Explained {
+        let last = self.blocks.len();
+        let x = (0..last).fold(x.clone(), |x, group| self.group(forward, group, &x, pictures));
+        let x = x.reshape([x.tensor().rows(), self.width]);
+        let rows = pictures.spread(x.tensor().rows());
+        let block = &self.blocks[last - 1];
+        let normed = block.attention_norm.forward(forward, &x);
+        let map = forward.tape().leaf(normed.tensor().clone());
+        let wanted = self.wanted(&rows);
+        let y = block.forward_normed(forward, &x, map.clone(), [&rows, pictures], Some(&wanted));
+        let input = self.head_input(forward, &y, pictures);
+        let logits = self.head(forward, &input, pictures);
+        let tokens = 1 + usize::from(self.distillation_token.is_some());
+        let side = (x.tensor().rows() / pictures.sequences() - tokens).isqrt();
+        Explained { map, tokens, grid: [side; 2], logits }
     }
 
     fn head(&self, forward: &mut Forward<'_>, input: &Var, rows: &Rows) -> Var {

@@ -65,6 +65,17 @@ pub(super) const DISTILLATION_HEAD: &str = "head_dist";
 /// Hidden size, blocks, heads and patch of a `ViTConfig`, and the name of what has them.
 type Known = [([usize; 4], &'static str)];
 
+/// Parts of module paths, older and newer.
+pub(super) const MODULES: [(&str, &str); 7] = [
+    (".encoder.layer.", ".layers."),
+    (".attention.attention.query", ".attention.q_proj"),
+    (".attention.attention.key", ".attention.k_proj"),
+    (".attention.attention.value", ".attention.v_proj"),
+    (".attention.output.dense", ".attention.o_proj"),
+    (".intermediate.dense", ".mlp.fc1"),
+    (".output.dense", ".mlp.fc2"),
+];
+
 pub(super) const KNOWN_VIT: [([usize; 4], &str); 8] = [
     ([768, 12, 12, 16], "vit_b_16"),
     ([768, 12, 12, 32], "vit_b_32"),
