@@ -245,16 +245,31 @@ pub fn max_pool2d_forward(cpu: &Cpu, pool: &Pool2d, x: &[f32], y: &mut [f32], ar
     cpu.run(pool.batch * pool.output_height(), alone, &task);
 }
 
-struct MaxBackward<'a> {
+/// What the gradient of an output pixel says of an input pixel in its window.
+trait Share: Sync {
+    /// Adds it to the input pixel's channels `dx`. The output pixel's place is `window`, its channels begin at `at`, and
+    /// the input pixel's place is `pixel`.
+    fn add<S: Simd>(
+        &self,
+        s: S,
+        pool: &Pool2d,
+        window: [usize; 2],
+        pixel: [usize; 2],
+        at: usize,
+        dx: &mut [f32],
+    );
+}
+
+/// Collects for each input pixel what the windows that hold it say, in their order.
+struct Backward<'a, T> {
     pool: &'a Pool2d,
-    dy: &'a [f32],
-    argmax: &'a [u8],
+    share: T,
     dx: Shared<'a, f32>,
 }
 
-impl Task for MaxBackward<'_> {
+impl<T: Share> Task for Backward<'_, T> {
     #[inline(always)]
-    fn run<S: Simd>(&self, _s: S, line: usize) {
+    fn run<S: Simd>(&self, s: S, line: usize) {
         let (pool, channels) = (self.pool, self.pool.channels);
         let (image, row) = (line / pool.height, line % pool.height);
         for column in 0..pool.width {
@@ -264,15 +279,67 @@ impl Task for MaxBackward<'_> {
             dx.fill(0.0);
             for i in pool.windows(0, row) {
                 for j in pool.windows(1, column) {
-                    let here = pool.element([i, j], [row, column]) as u8;
                     let at = ((image * pool.output_height() + i) * pool.output_width() + j) * channels;
-                    let (dy, argmax) = (&self.dy[at..at + channels], &self.argmax[at..at + channels]);
-                    for ((dx, &dy), &place) in dx.iter_mut().zip(dy).zip(argmax) {
-                        *dx += if place == here { dy } else { 0.0 };
-                    }
+                    self.share.add(s, pool, [i, j], [row, column], at, dx);
                 }
             }
         }
+    }
+}
+
+fn backward<T: Share>(cpu: &Cpu, pool: &Pool2d, share: T, dx: &mut [f32]) {
+    let alone = dx.len() <= elementwise::ALONE;
+    cpu.run(pool.batch * pool.height, alone, &Backward { pool, share, dx: Shared::new(dx) });
+}
+
+/// The whole gradient where the maximum was found.
+struct ShareOfMax<'a> {
+    dy: &'a [f32],
+    argmax: &'a [u8],
+}
+
+impl Share for ShareOfMax<'_> {
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        _s: S,
+        pool: &Pool2d,
+        window: [usize; 2],
+        pixel: [usize; 2],
+        at: usize,
+        dx: &mut [f32],
+    ) {
+        let here = pool.element(window, pixel) as u8;
+        let (dy, argmax) = (&self.dy[at..at + dx.len()], &self.argmax[at..at + dx.len()]);
+        for ((dx, &dy), &place) in dx.iter_mut().zip(dy).zip(argmax) {
+            *dx += if place == here { dy } else { 0.0 };
+        }
+    }
+}
+
+/// The window's mean share of the gradient.
+struct ShareOfMean<'a> {
+    dy: &'a [f32],
+    count_include_pad: bool,
+}
+
+impl Share for ShareOfMean<'_> {
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        s: S,
+        pool: &Pool2d,
+        window: [usize; 2],
+        _pixel: [usize; 2],
+        at: usize,
+        dx: &mut [f32],
+    ) {
+        let dy = &self.dy[at..at + dx.len()];
+        let [i, j] = window;
+        let factor = s.splat(1.0 / pool.divisor(self.count_include_pad, i, j) as f32);
+        lanes!(S, c in dy.len(), {
+            s.write(dx, c, s.mul_add(s.read(dy, c), factor, s.read(dx, c)));
+        });
     }
 }
 
@@ -281,8 +348,7 @@ impl Task for MaxBackward<'_> {
 pub fn max_pool2d_backward(cpu: &Cpu, pool: &Pool2d, dy: &[f32], argmax: &[u8], dx: &mut [f32]) {
     pool.check("max_pool2d_backward", dx.len(), dy.len());
     assert_eq!(dy.len(), argmax.len(), "max_pool2d_backward: dy and argmax differ in length");
-    let alone = dx.len() <= elementwise::ALONE;
-    cpu.run(pool.batch * pool.height, alone, &MaxBackward { pool, dy, argmax, dx: Shared::new(dx) });
+    backward(cpu, pool, ShareOfMax { dy, argmax }, dx);
 }
 
 struct AverageForward<'a> {
@@ -327,41 +393,8 @@ pub fn avg_pool2d_forward(cpu: &Cpu, pool: &Pool2d, count_include_pad: bool, x: 
     cpu.run(pool.batch * pool.output_height(), alone, &task);
 }
 
-struct AverageBackward<'a> {
-    pool: &'a Pool2d,
-    count_include_pad: bool,
-    dy: &'a [f32],
-    dx: Shared<'a, f32>,
-}
-
-impl Task for AverageBackward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(&self, s: S, line: usize) {
-        let (pool, channels) = (self.pool, self.pool.channels);
-        let (image, row) = (line / pool.height, line % pool.height);
-        for column in 0..pool.width {
-            let at = (line * pool.width + column) * channels;
-            // SAFETY: a piece is a line of input pixels.
-            let dx = unsafe { self.dx.range(at..at + channels) };
-            dx.fill(0.0);
-            for i in pool.windows(0, row) {
-                for j in pool.windows(1, column) {
-                    let at = ((image * pool.output_height() + i) * pool.output_width() + j) * channels;
-                    let dy = &self.dy[at..at + channels];
-                    let factor = s.splat(1.0 / pool.divisor(self.count_include_pad, i, j) as f32);
-                    lanes!(S, c in channels, {
-                        s.write(dx, c, s.mul_add(s.read(dy, c), factor, s.read(dx, c)));
-                    });
-                }
-            }
-        }
-    }
-}
-
 /// Backward of [`avg_pool2d_forward`]: `dx` `[batch, height, width, channels]`, overwritten.
 pub fn avg_pool2d_backward(cpu: &Cpu, pool: &Pool2d, count_include_pad: bool, dy: &[f32], dx: &mut [f32]) {
     pool.check("avg_pool2d_backward", dx.len(), dy.len());
-    let alone = dx.len() <= elementwise::ALONE;
-    let task = AverageBackward { pool, count_include_pad, dy, dx: Shared::new(dx) };
-    cpu.run(pool.batch * pool.height, alone, &task);
+    backward(cpu, pool, ShareOfMean { dy, count_include_pad }, dx);
 }
