@@ -39,6 +39,7 @@ bench-kernels *arguments:
 fixtures:
     {{ python }} fixtures/counter.py > fixtures/counter.json
     {{ python }} fixtures/models/make_golden.py
+    {{ python }} fixtures/bf16/make_golden.py
     {{ python }} fixtures/checkpoint/make_checkpoints.py
     {{ python }} fixtures/tokenize/make_golden.py
     {{ python }} fixtures/data/make_tables.py

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use retune_tensor::ops::{self, BatchNormForm, Conv2dParameters, PoolWindow};
 use retune_tensor::{Activation, Tensor};
 
-use crate::ops::Pooling;
+use crate::ops::{KeptInput, Pooling};
 use crate::tape::{Backward, Tape, Var};
 
 /// The four sizes of an activation.
@@ -21,9 +21,11 @@ impl<'s> Tape<'s> {
     pub fn conv2d(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, parameters: Conv2dParameters) -> Var {
         let inputs: Vec<&Var> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
         let bias_tensor = bias.map(Var::tensor);
-        let y = ops::conv2d(self.context(), &parameters, x.tensor(), weight.tensor(), bias_tensor);
+        let context = self.context().clone();
+        let y = ops::conv2d(&context, &parameters, x.tensor(), weight.tensor(), bias_tensor);
         self.record(y, &inputs, || {
-            let (x, weight, bias) = (x.clone(), weight.clone(), bias.cloned());
+            let input = sizes(x);
+            let (x, weight, bias) = (KeptInput::of(&context, x, weight), weight.clone(), bias.cloned());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
                 let mut dy = dy;
@@ -31,15 +33,14 @@ impl<'s> Tape<'s> {
                     let gradient = walk.parameter_gradient(&bias);
                     dy = ops::activation_backward_bias(&context, Activation::Identity, None, dy, gradient);
                 }
-                if let Some(dweight) = walk.parameter_gradient(&weight) {
-                    let (x, weight) = (x.tensor(), weight.tensor());
-                    ops::conv2d_weight_gradient(&context, &parameters, x, weight, &dy, dweight);
+                if let (Some(dweight), Some(x)) = (walk.parameter_gradient(&weight), &x.values) {
+                    ops::conv2d_weight_gradient(&context, &parameters, x, weight.tensor(), &dy, dweight);
                 }
-                if x.needs_gradient() {
-                    let sum = walk.take(&x);
+                if x.target.needs_gradient() {
+                    let sum = walk.take_at(x.target);
                     let weight = weight.tensor();
-                    let dx = ops::conv2d_input_gradient(&context, &parameters, sizes(&x), &dy, weight, sum);
-                    walk.accumulate(&x, dx);
+                    let dx = ops::conv2d_input_gradient(&context, &parameters, input, &dy, weight, sum);
+                    walk.accumulate_at(x.target, dx);
                 }
             }
         })

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use retune_tensor::ops::{self, AttentionShape};
-use retune_tensor::{Activation, DropoutSpec, Shape, Tensor};
+use retune_tensor::{Activation, Context, DropoutSpec, Operand, Shape, Tensor};
 
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, GradientTarget, Tape, Var};
 
 /// How the rows of a sequence become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +18,36 @@ pub enum Pooling {
     Max,
 }
 
-/// Gradients of a linear layer's weight and input, given that of its output before the activation.
-fn linear_backward(walk: &mut Backward<'_>, dy: &Tensor, x: &Var, weight: &Var, scale: f32) {
-    let context = walk.context().clone();
-    if let Some(dw) = walk.parameter_gradient(weight) {
-        ops::linear_weight_gradient(&context, dy, x.tensor(), scale, dw);
+/// What a product keeps of its input.
+pub(crate) struct KeptInput {
+    /// The values, if the other factor wants a gradient.
+    pub values: Option<Operand>,
+    /// Where the input's own gradient goes.
+    pub target: GradientTarget,
+}
+
+impl KeptInput {
+    pub(crate) fn of(context: &Context, x: &Var, other: &Var) -> Self {
+        let values = other.needs_gradient().then(|| ops::operand(context, x.tensor()));
+        Self { values, target: x.target() }
     }
-    if x.needs_gradient() {
-        let sum = walk.take(x);
+}
+
+/// What a product reads of a variable: what is kept of it for backward, or just the variable.
+fn factor(context: &Context, x: &Var, is_kept: bool) -> Operand {
+    if is_kept { ops::operand(context, x.tensor()) } else { Operand::F32(x.tensor().clone()) }
+}
+
+/// Gradients of a linear layer's weight and input, given that of its output before the activation.
+fn linear_backward(walk: &mut Backward<'_>, dy: &Tensor, x: &KeptInput, weight: &Var, scale: f32) {
+    let context = walk.context().clone();
+    if let (Some(dw), Some(x)) = (walk.parameter_gradient(weight), &x.values) {
+        ops::linear_weight_gradient(&context, dy, x, scale, dw);
+    }
+    if x.target.needs_gradient() {
+        let sum = walk.take_at(x.target);
         let dx = ops::linear_input_gradient(&context, dy, weight.tensor(), scale, sum);
-        walk.accumulate(x, dx);
+        walk.accumulate_at(x.target, dx);
     }
 }
 
@@ -35,13 +55,14 @@ fn linear_backward(walk: &mut Backward<'_>, dy: &Tensor, x: &Var, weight: &Var, 
 fn activation_and_bias_backward(
     walk: &mut Backward<'_>,
     activation: Activation,
-    pre_activation: Option<&Tensor>,
+    pre_activation: Option<&Operand>,
     dy: Tensor,
     bias: Option<&Var>,
 ) -> Tensor {
     let context = walk.context().clone();
+    let pre_activation = pre_activation.map(|pre| ops::widened(&context, pre));
     let bias_gradient = bias.and_then(|bias| walk.parameter_gradient(bias));
-    ops::activation_backward_bias(&context, activation, pre_activation, dy, bias_gradient)
+    ops::activation_backward_bias(&context, activation, pre_activation.as_ref(), dy, bias_gradient)
 }
 
 impl<'s> Tape<'s> {
@@ -49,11 +70,15 @@ impl<'s> Tape<'s> {
     pub fn linear(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Activation) -> Var {
         let inputs: Vec<&Var> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
         let keep = activation != Activation::Identity && inputs.iter().any(|input| input.needs_gradient());
+        let context = self.context().clone();
         let bias_tensor = bias.map(Var::tensor);
+        let x_factor = factor(&context, x, weight.needs_gradient());
         let (y, pre_activation) =
-            ops::linear(self.context(), x.tensor(), weight.tensor(), bias_tensor, activation, keep);
+            ops::linear(&context, &x_factor, weight.tensor(), bias_tensor, activation, keep);
+        let pre_activation = pre_activation.map(|pre| ops::operand(&context, &pre));
+        drop(x_factor);
         self.record(y, &inputs, || {
-            let (x, weight, bias) = (x.clone(), weight.clone(), bias.cloned());
+            let (x, weight, bias) = (KeptInput::of(&context, x, weight), weight.clone(), bias.cloned());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let dy = activation_and_bias_backward(
                     walk,
@@ -81,22 +106,28 @@ impl<'s> Tape<'s> {
         let keep = inputs.iter().any(|input| input.needs_gradient());
         let context = self.context().clone();
         let bias = Some(first.1.tensor());
+        let x_factor = factor(&context, x, first.0.needs_gradient());
         let (hidden, pre_activation) =
-            ops::linear(&context, x.tensor(), first.0.tensor(), bias, activation, keep);
+            ops::linear(&context, &x_factor, first.0.tensor(), bias, activation, keep);
+        drop(x_factor);
+        let pre_activation = pre_activation.map(|pre| ops::operand(&context, &pre));
         let bias = Some(second.1.tensor());
         let (y, _) = ops::linear(&context, &hidden, second.0.tensor(), bias, Activation::Identity, false);
         drop(hidden);
         let Some(pre_activation) = pre_activation else { return Var::constant(y) };
         self.record(y, &inputs, || {
-            let [x, w1, b1, w2, b2] = inputs.map(Var::clone);
+            let x = KeptInput::of(&context, x, first.0);
+            let [w1, b1, w2, b2] = [first.0, first.1, second.0, second.1].map(Var::clone);
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let dy = activation_and_bias_backward(walk, Activation::Identity, None, dy, Some(&b2));
                 let context = walk.context().clone();
                 if let Some(dw) = walk.parameter_gradient(&w2) {
+                    let pre_activation = ops::widened(&context, &pre_activation);
                     let hidden = ops::activation(&context, activation, &pre_activation);
+                    drop(pre_activation);
                     ops::linear_weight_gradient(&context, &dy, &hidden, 1.0, dw);
                 }
-                if [&x, &w1, &b1].iter().any(|input| input.needs_gradient()) {
+                if x.target.needs_gradient() || [&w1, &b1].iter().any(|input| input.needs_gradient()) {
                     let dhidden = ops::linear_input_gradient(&context, &dy, w2.tensor(), 1.0, None);
                     drop(dy);
                     let dhidden = activation_and_bias_backward(
@@ -129,28 +160,36 @@ impl<'s> Tape<'s> {
             Some(spec) => ops::dropout(&context, spec, x.tensor()),
             None => x.tensor().clone(),
         };
+        // One operand at least is kept where anything is: the branch trains or its input does.
+        let keep = |tensor: Tensor, other: &Var| {
+            if other.needs_gradient() { ops::operand(&context, &tensor) } else { Operand::F32(tensor) }
+        };
+        let x_dropped = keep(x_dropped, a);
         let (low, _) = ops::linear(&context, &x_dropped, a.tensor(), None, Activation::Identity, false);
+        let low = keep(low, b);
         let (mut y, base) = base.into_parts();
         ops::add_matmul(&context, &mut y, &low, b.tensor(), scale);
         let needs_gradient = base.needs_gradient() || [x, a, b].iter().any(|input| input.needs_gradient());
         self.record_if(needs_gradient, y, || {
-            let (x, a, b) = (x.clone(), a.clone(), b.clone());
+            let (x, a, b) = (x.target(), a.clone(), b.clone());
+            let x_dropped = a.needs_gradient().then_some(x_dropped);
+            let low = b.needs_gradient().then_some(low);
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
-                if let Some(db) = walk.parameter_gradient(&b) {
-                    ops::linear_weight_gradient(&context, &dy, &low, scale, db);
+                if let (Some(db), Some(low)) = (walk.parameter_gradient(&b), &low) {
+                    ops::linear_weight_gradient(&context, &dy, low, scale, db);
                 }
                 if a.needs_gradient() || x.needs_gradient() {
                     let dlow = ops::linear_input_gradient(&context, &dy, b.tensor(), scale, None);
-                    if let Some(da) = walk.parameter_gradient(&a) {
-                        ops::linear_weight_gradient(&context, &dlow, &x_dropped, 1.0, da);
+                    if let (Some(da), Some(x_dropped)) = (walk.parameter_gradient(&a), &x_dropped) {
+                        ops::linear_weight_gradient(&context, &dlow, x_dropped, 1.0, da);
                     }
                     if x.needs_gradient() {
                         let mut dx = ops::linear_input_gradient(&context, &dlow, a.tensor(), 1.0, None);
                         if let Some(spec) = &dropout {
                             dx = ops::dropout(&context, spec, &dx);
                         }
-                        walk.accumulate(&x, dx);
+                        walk.accumulate_at(x, dx);
                     }
                 }
                 walk.accumulate_at(base, dy);
@@ -165,18 +204,19 @@ impl<'s> Tape<'s> {
         let rank = low.tensor().width();
         let matrix = b.tensor().reshape([b.tensor().elements() / rank, rank]);
         let (mut y, base) = base.into_parts();
-        ops::add_matmul(&context, &mut y, low.tensor(), &matrix, scale);
+        ops::add_matmul(&context, &mut y, &factor(&context, low, b.needs_gradient()), &matrix, scale);
         let needs_gradient = base.needs_gradient() || [low, b].iter().any(|input| input.needs_gradient());
         self.record_if(needs_gradient, y, || {
-            let (low, b) = (low.clone(), b.clone());
+            let shape = low.tensor().shape().clone();
+            let (low, b) = (KeptInput::of(&context, low, b), b.clone());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
-                if let Some(db) = walk.parameter_gradient(&b) {
-                    ops::linear_weight_gradient(&context, &dy, low.tensor(), scale, db);
+                if let (Some(db), Some(low)) = (walk.parameter_gradient(&b), &low.values) {
+                    ops::linear_weight_gradient(&context, &dy, low, scale, db);
                 }
-                if low.needs_gradient() {
+                if low.target.needs_gradient() {
                     let dlow = ops::linear_input_gradient(&context, &dy, &matrix, scale, None);
-                    walk.accumulate(&low, dlow.reshape(low.tensor().shape()));
+                    walk.accumulate_at(low.target, dlow.reshape(&shape));
                 }
                 walk.accumulate_at(base, dy);
             }
@@ -244,29 +284,30 @@ impl<'s> Tape<'s> {
         dropout: Option<DropoutSpec>,
     ) -> Var {
         let keep = [q, k, v].iter().any(|input| input.needs_gradient());
-        let (q_tensor, k_tensor, v_tensor) = (q.tensor(), k.tensor(), v.tensor());
+        let context = self.context().clone();
+        let [q_values, k_values, v_values] = [q, k, v].map(|input| factor(&context, input, keep));
         let (out, log_sum_exp) =
-            ops::attention(self.context(), shape, q_tensor, k_tensor, v_tensor, dropout.as_ref(), keep);
+            ops::attention(&context, shape, &q_values, &k_values, &v_values, dropout.as_ref(), keep);
         let Some(log_sum_exp) = log_sum_exp else { return Var::constant(out) };
-        let kept_out = out.clone();
+        let kept_out = ops::operand(&context, &out);
         self.record(out, &[q, k, v], || {
-            let (shape, q, k, v) = (shape.clone(), q.clone(), k.clone(), v.clone());
+            let (shape, targets) = (shape.clone(), [q, k, v].map(Var::target));
             move |walk: &mut Backward<'_>, dy: Tensor| {
-                let [dq, dk, dv] = ops::attention_backward(
+                let gradients = ops::attention_backward(
                     walk.context(),
                     &shape,
-                    q.tensor(),
-                    k.tensor(),
-                    v.tensor(),
+                    &q_values,
+                    &k_values,
+                    &v_values,
                     dropout.as_ref(),
                     &kept_out,
                     &log_sum_exp,
                     &dy,
                 );
                 drop((kept_out, log_sum_exp, dy));
-                walk.accumulate(&q, dq);
-                walk.accumulate(&k, dk);
-                walk.accumulate(&v, dv);
+                for (target, gradient) in targets.into_iter().zip(gradients) {
+                    walk.accumulate_at(target, gradient);
+                }
             }
         })
     }
@@ -286,23 +327,31 @@ impl<'s> Tape<'s> {
             None => qkv.tensor().clone(),
         };
         let keep = qkv.needs_gradient();
-        let (out, log_sum_exp) =
-            ops::fused_attention(&context, shape, &q, qkv.tensor(), dropout.as_ref(), keep);
+        let q = if keep { ops::operand(&context, &q) } else { Operand::F32(q) };
+        let kept_qkv = factor(&context, qkv, keep);
+        let (out, log_sum_exp) = ops::fused_attention(&context, shape, &q, &kept_qkv, dropout.as_ref(), keep);
         let Some(log_sum_exp) = log_sum_exp else { return Var::constant(out) };
-        let kept_out = out.clone();
+        let kept_out = ops::operand(&context, &out);
         self.record(out, &[qkv], || {
-            let (shape, qkv) = (shape.clone(), qkv.clone());
+            let (shape, target, rows) = (shape.clone(), qkv.target(), qkv.tensor().rows());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
-                let (dropout, kept) = (dropout.as_ref(), [&kept_out, &log_sum_exp]);
-                let [mut dq, dk, dv] =
-                    ops::fused_attention_backward(&context, &shape, &q, qkv.tensor(), dropout, kept, &dy);
+                let [mut dq, dk, dv] = ops::fused_attention_backward(
+                    &context,
+                    &shape,
+                    &q,
+                    &kept_qkv,
+                    dropout.as_ref(),
+                    &kept_out,
+                    &log_sum_exp,
+                    &dy,
+                );
                 drop((kept_out, log_sum_exp, dy, q));
-                if let Some(rows) = queries {
-                    dq = ops::gather_rows_backward(&context, &dq, &rows, qkv.tensor().rows());
+                if let Some(queries) = queries {
+                    dq = ops::gather_rows_backward(&context, &dq, &queries, rows);
                 }
                 let dqkv = ops::concat_channels(&context, &[&dq, &dk, &dv]);
-                walk.accumulate(&qkv, dqkv);
+                walk.accumulate_at(target, dqkv);
             }
         })
     }

@@ -217,9 +217,9 @@ impl Backward<'_> {
         }
     }
 
-    /// What was accumulated for `var` so far, taken out for an operation that adds to it in place.
-    pub(crate) fn take(&mut self, var: &Var) -> Option<Tensor> {
-        match var.source {
+    /// What was accumulated for a variable so far, taken out for an operation that adds to it in place.
+    pub(crate) fn take_at(&mut self, target: GradientTarget) -> Option<Tensor> {
+        match target.0 {
             Source::Node(node) => self.pending[node].take(),
             _ => None,
         }

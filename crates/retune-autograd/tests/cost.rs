@@ -5,7 +5,7 @@ use std::sync::Arc;
 use retune_autograd::{Gradients, Pooling, Tape, Var};
 use retune_kernels::{Cpu, Isa};
 use retune_tensor::ops::AttentionShape;
-use retune_tensor::{Activation, Context, DropoutSpec, RowKey, Tensor};
+use retune_tensor::{Activation, Context, Conv2dParameters, DropoutSpec, Precision, RowKey, Tensor};
 use retune_testing::counter_normal_like;
 
 const WIDTH: usize = 16;
@@ -177,10 +177,40 @@ fn meta_counts_the_memory_and_the_operations_of_the_cpu_exactly() {
         for adapters in [false, true] {
             for frozen_below in 0..4 {
                 let options = Options { dropout, adapters, frozen_below };
-                let measured = transformer_step(&cpu(), options);
-                let planned = transformer_step(&Context::meta(), options);
-                assert_eq!(planned, measured, "(peak bytes, operations) with {options:?}");
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let measured = transformer_step(&cpu().with_precision(precision), options);
+                    let planned = transformer_step(&Context::meta().with_precision(precision), options);
+                    let what = format!("{options:?} in {precision:?}");
+                    assert_eq!(planned, measured, "(peak bytes, operations) with {what}");
+                }
             }
         }
     }
+}
+
+/// Bytes that the tape holds when the forward of a feed-forward layer and a convolution is done, their outputs aside.
+fn kept_bytes(precision: Precision) -> u64 {
+    let context = cpu().with_precision(precision);
+    let parameter = |name: &str, shape: &[usize], slot: usize| {
+        Var::parameter(context.tensor(shape, counter_normal_like(name, shape.iter().product(), 0.5)), slot)
+    };
+    let (w1, b1) = (parameter("w1", &[4 * WIDTH, WIDTH], 0), parameter("b1", &[4 * WIDTH], 1));
+    let (w2, b2) = (parameter("w2", &[WIDTH, 4 * WIDTH], 2), parameter("b2", &[WIDTH], 3));
+    let filter = parameter("filter", &[8, WIDTH, 3, 3], 4);
+    let before = context.pool().memory_use().current;
+    let mut tape = Tape::new(context.clone());
+    let x = Var::constant(tensor(&context, "x", [10, WIDTH]));
+    let image = Var::constant(tensor(&context, "image", [1, 5, 5, WIDTH]));
+    let first = tape.feed_forward(&x, (&w1, &b1), Activation::GeluErf, (&w2, &b2));
+    let second = tape.conv2d(&image, &filter, None, Conv2dParameters::default());
+    drop((x, image, first, second));
+    context.pool().memory_use().current - before
+}
+
+#[test]
+fn what_products_read_again_takes_half_the_memory_in_bf16() {
+    // The input of the feed-forward layer, its hidden values, the image: two bytes each instead of four.
+    let values = (10 * WIDTH + 10 * 4 * WIDTH + 25 * WIDTH) as u64;
+    assert_eq!(kept_bytes(Precision::F32), 4 * values);
+    assert_eq!(kept_bytes(Precision::Bf16), 2 * values);
 }

@@ -20,7 +20,19 @@ fn gemm_path(cpu: &Cpu, layout: Layout, activation: Activation, calls: usize) {
         (numbers(m * k), numbers(k * n), numbers(n), numbers(m * n), numbers(m * n));
     let fused = activation != Activation::Identity;
     let bias = fused.then_some(&bias[..]);
-    let gemm_of = Gemm { layout, m, n, k, a: &a, b: &b, accumulate: false, scale: 1.0, bias, activation };
+    let gemm_of = Gemm {
+        layout,
+        m,
+        n,
+        k,
+        precision: Precision::F32,
+        a: (&a).into(),
+        b: (&b).into(),
+        accumulate: false,
+        scale: 1.0,
+        bias,
+        activation,
+    };
     for _ in 0..calls {
         gemm(cpu, &gemm_of, &mut c, fused.then_some(&mut before[..]));
     }
@@ -35,11 +47,12 @@ fn attention_path(cpu: &Cpu, backward: bool, calls: usize) {
         head_dim,
         scale: 1.0 / (head_dim as f32).sqrt(),
         causal: false,
-        q: &qkv,
+        precision: Precision::F32,
+        q: (&qkv).into(),
         q_stride: 3 * WIDTH,
-        k: &qkv[WIDTH..],
+        k: (&qkv[WIDTH..]).into(),
         k_stride: 3 * WIDTH,
-        v: &qkv[2 * WIDTH..],
+        v: (&qkv[2 * WIDTH..]).into(),
         v_stride: 3 * WIDTH,
         query_offsets: &offsets,
         key_offsets: &offsets,
@@ -55,7 +68,7 @@ fn attention_path(cpu: &Cpu, backward: bool, calls: usize) {
     let dy = numbers(ROWS * WIDTH);
     let (mut dq, mut dk, mut dv) = (numbers(ROWS * WIDTH), numbers(ROWS * WIDTH), numbers(ROWS * WIDTH));
     for _ in 0..calls {
-        attention_backward(cpu, &attention, &out, &log_sum_exp, &dy, &mut dq, &mut dk, &mut dv);
+        attention_backward(cpu, &attention, (&out).into(), &log_sum_exp, &dy, &mut dq, &mut dk, &mut dv);
     }
 }
 
@@ -96,9 +109,9 @@ fn convolution_path(cpu: &Cpu, kernel: usize, depthwise: bool, calls: usize) {
     let mut weight = numbers(channels * channels / shape.groups * kernel * kernel);
     let mut out = numbers(side * side * channels);
     for _ in 0..calls {
-        conv2d_forward(cpu, &shape, &x, &weight, None, &mut out);
-        conv2d_input_gradient(cpu, &shape, &y, &weight, &mut x, false);
-        conv2d_weight_gradient(cpu, &shape, &x, &y, &mut weight);
+        conv2d_forward(cpu, &shape, Precision::F32, &x, &weight, None, &mut out);
+        conv2d_input_gradient(cpu, &shape, Precision::F32, &y, &weight, &mut x, false);
+        conv2d_weight_gradient(cpu, &shape, Precision::F32, &x, &y, &mut weight);
     }
 }
 

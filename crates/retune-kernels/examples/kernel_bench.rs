@@ -94,8 +94,9 @@ impl Bench {
                     m,
                     n,
                     k,
-                    a: &a,
-                    b: &b,
+                    precision: Precision::F32,
+                    a: (&a).into(),
+                    b: (&b).into(),
                     accumulate: false,
                     scale: 1.0,
                     bias: None,
@@ -114,8 +115,9 @@ impl Bench {
             m,
             n,
             k,
-            a: &a,
-            b: &b,
+            precision: Precision::F32,
+            a: (&a).into(),
+            b: (&b).into(),
             accumulate: false,
             scale: 1.0,
             bias: Some(&bias),
@@ -207,11 +209,12 @@ impl Bench {
             head_dim: hidden / heads,
             scale: 1.0 / ((hidden / heads) as f32).sqrt(),
             causal: false,
-            q: &qkv,
+            precision: Precision::F32,
+            q: (&qkv).into(),
             q_stride: 3 * hidden,
-            k: &qkv[hidden..],
+            k: (&qkv[hidden..]).into(),
             k_stride: 3 * hidden,
-            v: &qkv[2 * hidden..],
+            v: (&qkv[2 * hidden..]).into(),
             v_stride: 3 * hidden,
             query_offsets: &offsets,
             key_offsets: &offsets,
@@ -227,7 +230,16 @@ impl Bench {
                 attention_forward(cpu, &attention, &mut out, Some(&mut log_sum_exp));
             });
             self.flops(&name(&format!("{kind}, backward")), 2.5 * flops, || {
-                attention_backward(cpu, &attention, &out, &log_sum_exp, &y, &mut dx, &mut dresidual, &mut dv);
+                attention_backward(
+                    cpu,
+                    &attention,
+                    (&out).into(),
+                    &log_sum_exp,
+                    &y,
+                    &mut dx,
+                    &mut dresidual,
+                    &mut dv,
+                );
             });
         }
         let (mut w, g) = (numbers(parameters), numbers(parameters));
@@ -302,14 +314,14 @@ impl Bench {
             let mut weight = numbers(out_channels * in_channels / groups * kernel * kernel);
             let flops = 2.0 * shape.multiply_adds() as f64;
             self.flops(&format!("conv {name}"), flops, || {
-                conv2d_forward(cpu, &shape, &x, &weight, None, &mut y);
+                conv2d_forward(cpu, &shape, Precision::F32, &x, &weight, None, &mut y);
             });
             self.flops(&format!("conv {name}, dX"), flops, || {
-                conv2d_input_gradient(cpu, &shape, &y, &weight, &mut x, false);
+                conv2d_input_gradient(cpu, &shape, Precision::F32, &y, &weight, &mut x, false);
             });
             self.flops(&format!("conv {name}, dW"), flops, || {
                 weight.fill(0.0);
-                conv2d_weight_gradient(cpu, &shape, &x, &y, &mut weight);
+                conv2d_weight_gradient(cpu, &shape, Precision::F32, &x, &y, &mut weight);
             });
         }
     }

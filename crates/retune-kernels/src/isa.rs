@@ -17,6 +17,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512F, sixteen lanes. See [`Isa::detect`] for why it is never chosen by itself.
     Avx512,
+    /// AVX-512 with products of bf16 in hardware (AVX512-BF16); asked for like AVX-512.
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -36,8 +38,10 @@ impl Isa {
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Isa::Avx512 => Isa::Avx2.available() && is_x86_feature_detected!("avx512f"),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Isa::Avx512Bf16 => Isa::Avx512.available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => false,
         }
     }
 }
@@ -48,6 +52,7 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
         })
     }
 }
@@ -60,6 +65,7 @@ impl FromStr for Isa {
             "portable" => Ok(Isa::Portable),
             "avx2" => Ok(Isa::Avx2),
             "avx512" => Ok(Isa::Avx512),
+            "avx512bf16" => Ok(Isa::Avx512Bf16),
             _ => Err(KernelError::UnknownIsa { name: name.to_owned() }),
         }
     }

@@ -1,4 +1,4 @@
-//! CPU kernels of Retune: slices in, slices out, all f32 and row-major.
+//! CPU kernels of Retune: slices in, slices out, row-major, f32 but for the operands of products, which may be bf16.
 //!
 //! Every kernel takes a [`Cpu`] and checks the lengths of its slices; a wrong length is a programmer error and
 //! panics. Reductions are added in an order fixed by shape alone, so results have the same bits on any number of
@@ -24,6 +24,7 @@ mod optimizer;
 mod philox;
 mod pool2d;
 mod pooling;
+mod precision;
 mod reduce;
 mod scale_channels;
 mod scratch;
@@ -40,6 +41,7 @@ pub use elementwise::{add, add_assign, scale_assign};
 pub use embedding::{embedding_backward, embedding_forward, gather_rows, scatter_add_rows};
 pub use error::KernelError;
 pub use gemm::{Gemm, Layout, gemm};
+pub use half::bf16;
 pub use isa::Isa;
 pub use layer_norm::{LayerNormGrad, LayerNormInput, layer_norm_backward, layer_norm_forward};
 pub use layout::{
@@ -52,6 +54,7 @@ pub use optimizer::{
 pub use philox::philox4x32;
 pub use pool2d::{Pool2d, avg_pool2d_backward, avg_pool2d_forward, max_pool2d_backward, max_pool2d_forward};
 pub use pooling::{max_pool_backward, max_pool_forward, mean_pool_backward, mean_pool_forward};
+pub use precision::{Matrix, Precision, from_bf16, to_bf16};
 pub use reduce::{all_finite, sum_of_squares};
 pub use scale_channels::{scale_channels_backward, scale_channels_forward};
 pub use softmax::softmax;

@@ -10,6 +10,8 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use half::bf16;
+
 use crate::Isa;
 
 /// Vectors of f32 (`F`), of u32 (`U`) and lane masks (`M`), all of `LANES` lanes.
@@ -25,6 +27,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type U: Copy;
     type M: Copy;
 
+    /// The instruction set.
+    fn isa(self) -> Isa;
     fn splat(self, x: f32) -> Self::F;
     /// # Safety
     /// `LANES` elements can be read from `p`.
@@ -82,6 +86,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `LANES` numbers can be read from `p`.
     unsafe fn at_least(self, p: *const u16, threshold: u32) -> Self::M;
 
+    /// Rounded to bf16, to nearest and ties to even: the low half of each lane's bits is zero. A NaN stays a NaN.
+    fn round_bf16(self, a: Self::F) -> Self::F;
+    /// The low half of each lane's bits as a bf16 number, widened.
+    fn low_half(self, pair: Self::F) -> Self::F;
+    /// The high half of each lane's bits as a bf16 number, widened.
+    fn high_half(self, pair: Self::F) -> Self::F;
+    /// Lanes whose halves are these bf16 numbers.
+    fn join_halves(self, low: Self::F, high: Self::F) -> Self::F;
+    /// # Safety
+    /// `LANES` elements can be read from `p`.
+    unsafe fn load_bf16(self, p: *const bf16) -> Self::F;
+    /// Writes numbers that are rounded to bf16 already.
+    ///
+    /// # Safety
+    /// `LANES` elements can be written to `p`.
+    unsafe fn store_bf16(self, p: *mut bf16, v: Self::F);
+
     /// Turns a block of 8×8: `dst[p · step + r] = rows[r][p]` for `p` in `0..8` and `r` in `0..count`.
     ///
     /// # Safety
@@ -93,6 +114,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`crate::gemm::tile::multiply`].
     unsafe fn tile(self, operands: &crate::gemm::tile::Operands, target: &crate::gemm::tile::Target);
+
+    /// The same for operands whose elements are pairs of bf16 numbers, neighbours along k, in the bits of f32.
+    ///
+    /// # Safety
+    /// As [`crate::gemm::tile::multiply`].
+    unsafe fn tile_of_pairs(self, operands: &crate::gemm::tile::Operands, target: &crate::gemm::tile::Target);
 
     /// `x[at..at + LANES]`, zero beyond the end.
     #[inline(always)]
@@ -165,9 +192,12 @@ pub(crate) fn run<T: Task>(isa: Isa, task: &T, piece: usize) {
         Isa::Avx2 => unsafe { avx2::run(task, piece) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { avx512::run(task, piece) },
+        Isa::Avx512 => unsafe { avx512::run(task, piece, false) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above, with AVX512-BF16.
+        Isa::Avx512Bf16 => unsafe { avx512::run(task, piece, true) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => {
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => {
             unreachable!("a Cpu is only made with an instruction set that is available")
         }
     }

@@ -6,16 +6,23 @@ use common::*;
 use proptest::prelude::*;
 use retune_kernels::*;
 
-/// Compares all three kernels with their definitions, in root-mean-square and at every element.
+/// Compares all three kernels in both precisions with their definitions.
 fn check(cpu: &Cpu, shape: &Conv2d) {
+    PRECISIONS.into_iter().for_each(|precision| check_in(precision, cpu, shape));
+}
+
+/// Compares in root-mean-square and at every element.
+fn check_in(precision: Precision, cpu: &Cpu, shape: &Conv2d) {
     let [inputs, weights, outputs] = lengths(shape);
     let definition = reference(shape);
     assert_eq!([shape.output_height(), shape.output_width()], definition.output(), "{shape:?}");
-    let (x, weight, bias) = (draw("x", inputs), draw("weight", weights), draw("bias", shape.out_channels));
-    let (dy, before, before_weight) = (draw("dy", outputs), draw("dx", inputs), draw("dw", weights));
+    let draw_operand = |name: &str, n: usize| draw_in(precision, name, n);
+    let (x, weight) = (draw_operand("x", inputs), draw_operand("weight", weights));
+    let (dy, bias) = (draw_operand("dy", outputs), draw("bias", shape.out_channels));
+    let (before, before_weight) = (draw("dx", inputs), draw("dw", weights));
     let expected_y = definition.forward(&widen(&x), &widen(&weight), &widen(&bias));
     let [expected_dx, expected_dweight] = definition.backward(&widen(&x), &widen(&weight), &widen(&dy));
-    let what = |kernel: &str| format!("{kernel} on {} of {shape:?}", cpu.isa());
+    let what = |kernel: &str| format!("{kernel} in {precision:?} on {} of {shape:?}", cpu.isa());
     // Each sum is of about `terms` products.
     let taps = shape.kernel[0] * shape.kernel[1];
     let tolerance = if may_be_winograd(shape) { 1e-5 } else { 1e-6 };
@@ -28,23 +35,23 @@ fn check(cpu: &Cpu, shape: &Conv2d) {
     };
 
     let mut y = vec![f32::NAN; outputs];
-    conv2d_forward(cpu, shape, &x, &weight, Some(&bias), &mut y);
+    conv2d_forward(cpu, shape, precision, &x, &weight, Some(&bias), &mut y);
     close("forward", &y, &expected_y, taps * shape.in_channels / shape.groups);
-    conv2d_forward(cpu, shape, &x, &weight, None, &mut y);
+    conv2d_forward(cpu, shape, precision, &x, &weight, None, &mut y);
     let no_bias = |(i, y): (usize, &f64)| y - f64::from(bias[i % shape.out_channels]);
     let expected_y: Vec<f64> = expected_y.iter().enumerate().map(no_bias).collect();
     close("forward without bias", &y, &expected_y, taps * shape.in_channels / shape.groups);
 
     let mut dx = vec![f32::NAN; inputs];
-    conv2d_input_gradient(cpu, shape, &dy, &weight, &mut dx, false);
+    conv2d_input_gradient(cpu, shape, precision, &dy, &weight, &mut dx, false);
     close("input gradient", &dx, &expected_dx, taps * shape.out_channels / shape.groups);
     dx.copy_from_slice(&before);
-    conv2d_input_gradient(cpu, shape, &dy, &weight, &mut dx, true);
+    conv2d_input_gradient(cpu, shape, precision, &dy, &weight, &mut dx, true);
     let sum: Vec<f64> = expected_dx.iter().zip(&before).map(|(dx, &b)| dx + f64::from(b)).collect();
     close("added input gradient", &dx, &sum, taps * shape.out_channels / shape.groups);
 
     let mut dweight = before_weight.clone();
-    conv2d_weight_gradient(cpu, shape, &x, &dy, &mut dweight);
+    conv2d_weight_gradient(cpu, shape, precision, &x, &dy, &mut dweight);
     let sum: Vec<f64> =
         expected_dweight.iter().zip(&before_weight).map(|(dw, &b)| dw + f64::from(b)).collect();
     close("weight gradient", &dweight, &sum, shape.batch * shape.output_height() * shape.output_width());
@@ -160,12 +167,12 @@ proptest! {
         on_every_path(|cpu| {
             let own = |values: &[f32], len: usize| values[image * len..(image + 1) * len].to_vec();
             let (mut y, mut own_y) = (vec![f32::NAN; all_outputs], vec![f32::NAN; outputs]);
-            conv2d_forward(cpu, &together, &x, &weight, None, &mut y);
-            conv2d_forward(cpu, &alone, &own(&x, inputs), &weight, None, &mut own_y);
+            conv2d_forward(cpu, &together, Precision::F32, &x, &weight, None, &mut y);
+            conv2d_forward(cpu, &alone, Precision::F32, &own(&x, inputs), &weight, None, &mut own_y);
             assert_same_bits("forward", &own(&y, outputs), &own_y);
             let (mut dx, mut own_dx) = (vec![f32::NAN; all_inputs], vec![f32::NAN; inputs]);
-            conv2d_input_gradient(cpu, &together, &dy, &weight, &mut dx, false);
-            conv2d_input_gradient(cpu, &alone, &own(&dy, outputs), &weight, &mut own_dx, false);
+            conv2d_input_gradient(cpu, &together, Precision::F32, &dy, &weight, &mut dx, false);
+            conv2d_input_gradient(cpu, &alone, Precision::F32, &own(&dy, outputs), &weight, &mut own_dx, false);
             assert_same_bits("input gradient", &own(&dx, inputs), &own_dx);
         });
     }

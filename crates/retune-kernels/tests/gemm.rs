@@ -7,8 +7,20 @@ use proptest::prelude::*;
 use retune_kernels::*;
 use retune_testing::reference::{activation, matrix};
 
-fn check(cpu: &Cpu, layout: Layout, [m, n, k]: [usize; 3], accumulate: bool, with_epilogue: bool) {
-    let (a, b, before, bias) = (draw("a", m * k), draw("b", n * k), draw("c", m * n), draw("bias", n));
+fn check(cpu: &Cpu, layout: Layout, shape: [usize; 3], accumulate: bool, with_epilogue: bool) {
+    PRECISIONS.into_iter().for_each(|p| check_in(p, cpu, layout, shape, accumulate, with_epilogue));
+}
+
+fn check_in(
+    precision: Precision,
+    cpu: &Cpu,
+    layout: Layout,
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+    with_epilogue: bool,
+) {
+    let (a, b) = (draw_in(precision, "a", m * k), draw_in(precision, "b", n * k));
+    let (before, bias) = (draw("c", m * n), draw("bias", n));
     let scale = 0.75;
     let activation = if with_epilogue { Activation::GeluErf } else { Activation::Identity };
     let g = Gemm {
@@ -16,8 +28,9 @@ fn check(cpu: &Cpu, layout: Layout, [m, n, k]: [usize; 3], accumulate: bool, wit
         m,
         n,
         k,
-        a: &a,
-        b: &b,
+        precision,
+        a: (&a).into(),
+        b: (&b).into(),
         accumulate,
         scale,
         bias: with_epilogue.then_some(&bias),
@@ -37,7 +50,7 @@ fn check(cpu: &Cpu, layout: Layout, [m, n, k]: [usize; 3], accumulate: bool, wit
         *value += if accumulate { f64::from(before[i]) } else { 0.0 };
         *value += if with_epilogue { f64::from(bias[i % n]) } else { 0.0 };
     }
-    let what = format!("{layout:?} {m}x{n}x{k} on {}", cpu.isa());
+    let what = format!("{layout:?} {m}x{n}x{k} in {precision:?} on {}", cpu.isa());
     // Each of k additions rounds a sum that is of the order of the root of k.
     let tolerance = 1e-6 * (1.0 + k as f64).sqrt();
     if with_epilogue {

@@ -46,16 +46,27 @@ fn every_kernel_agrees_with_the_portable_path_and_leaves_nothing_unwritten() {
             for ((name, fast), (_, plain)) in
                 every_kernel(&Cpu::new(2, isa).unwrap(), &size).iter().zip(&portable)
             {
-                assert_close(&format!("{name} on {isa}, {size:?}"), fast, &widen(plain), 2e-4, 2e-5);
+                // Where exponentials are rounded to bf16, a last bit of f32 can become one of eight.
+                let [relative, absolute] =
+                    if name.starts_with("Bf16 attention") { [2e-2, 2e-2] } else { [2e-4, 2e-5] };
+                assert_close(&format!("{name} on {isa}, {size:?}"), fast, &widen(plain), relative, absolute);
             }
         }
     }
 }
 
-fn product(cpu: &Cpu, layout: Layout, a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
+fn product(
+    cpu: &Cpu,
+    (layout, precision): (Layout, Precision),
+    a: &[f32],
+    b: &[f32],
+    [m, n, k]: [usize; 3],
+) -> Vec<f32> {
     let mut c = vec![f32::NAN; m * n];
     let (scale, activation) = (0.25, Activation::GeluErf);
-    let g = Gemm { layout, m, n, k, a, b, accumulate: false, scale, bias: Some(&b[..n]), activation };
+    let bias = Some(&b[..n]);
+    let (a, b) = (a.into(), b.into());
+    let g = Gemm { layout, m, n, k, precision, a, b, accumulate: false, scale, bias, activation };
     gemm(cpu, &g, &mut c, None);
     c
 }
@@ -69,14 +80,16 @@ proptest! {
         let row = pick % m;
         let (a, b) = (draw("a", m * k), draw("b", n * k));
         on_every_path(|cpu| {
-            for layout in [Layout::Nt, Layout::Nn] {
-                let together = product(cpu, layout, &a, &b, [m, n, k]);
-                let alone = product(cpu, layout, &a[row * k..(row + 1) * k], &b, [1, n, k]);
+            for form in [Layout::Nt, Layout::Nn].into_iter().flat_map(|layout| PRECISIONS.map(|p| (layout, p))) {
+                let together = product(cpu, form, &a, &b, [m, n, k]);
+                let alone = product(cpu, form, &a[row * k..(row + 1) * k], &b, [1, n, k]);
                 assert_same_bits("row", &together[row * n..(row + 1) * n], &alone);
             }
-            let together = product(cpu, Layout::Tn, &a, &b, [m, n, k]);
             let column: Vec<f32> = (0..k).map(|p| a[p * m + row]).collect();
-            assert_same_bits("row", &together[row * n..(row + 1) * n], &product(cpu, Layout::Tn, &column, &b, [1, n, k]));
+            for form in PRECISIONS.map(|precision| (Layout::Tn, precision)) {
+                let together = product(cpu, form, &a, &b, [m, n, k]);
+                assert_same_bits("row", &together[row * n..(row + 1) * n], &product(cpu, form, &column, &b, [1, n, k]));
+            }
         });
     }
 }
@@ -90,7 +103,7 @@ fn a_sequence_attends_alike_alone_and_in_a_batch() {
     let tokens = lengths.iter().sum::<usize>();
     let (q, k, v) = (draw("q", tokens * width), draw("k", tokens * width), draw("v", tokens * width));
     on_every_path(|cpu| {
-        let attend = |rows: std::ops::Range<usize>, offsets: &[u32]| {
+        let attend = |precision, rows: std::ops::Range<usize>, offsets: &[u32]| {
             let at = rows.start * width..rows.end * width;
             let mut out = vec![f32::NAN; at.len()];
             let a = Attention {
@@ -98,11 +111,12 @@ fn a_sequence_attends_alike_alone_and_in_a_batch() {
                 head_dim,
                 scale: 0.35,
                 causal: false,
-                q: &q[at.clone()],
+                precision,
+                q: (&q[at.clone()]).into(),
                 q_stride: width,
-                k: &k[at.clone()],
+                k: (&k[at.clone()]).into(),
                 k_stride: width,
-                v: &v[at],
+                v: (&v[at]).into(),
                 v_stride: width,
                 query_offsets: offsets,
                 key_offsets: offsets,
@@ -111,11 +125,13 @@ fn a_sequence_attends_alike_alone_and_in_a_batch() {
             attention_forward(cpu, &a, &mut out, None);
             out
         };
-        let together = attend(0..tokens, &starts);
-        for bounds in starts.windows(2) {
-            let rows = bounds[0] as usize..bounds[1] as usize;
-            let alone = attend(rows.clone(), &[0, bounds[1] - bounds[0]]);
-            assert_same_bits("sequence", &together[rows.start * width..rows.end * width], &alone);
+        for precision in PRECISIONS {
+            let together = attend(precision, 0..tokens, &starts);
+            for bounds in starts.windows(2) {
+                let rows = bounds[0] as usize..bounds[1] as usize;
+                let alone = attend(precision, rows.clone(), &[0, bounds[1] - bounds[0]]);
+                assert_same_bits("sequence", &together[rows.start * width..rows.end * width], &alone);
+            }
         }
     });
 }

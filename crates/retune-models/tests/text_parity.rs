@@ -12,7 +12,7 @@ use retune_nn::{
     Environment, Forward, Optimizer, OptimizerConfig, OptimizerKind, ParameterBuilder, ParameterRates,
     ParameterStore, Trainable,
 };
-use retune_tensor::{Context, Tensor};
+use retune_tensor::{Context, Precision, Tensor};
 use retune_testing::counter_normal_like;
 use serde_json::Value;
 
@@ -223,45 +223,77 @@ fn every_parameter_gradient_equals_the_reference() {
     }
 }
 
+impl Golden {
+    /// The loss of each step of one of the golden file's curves.
+    fn train(&self, curve: &str, steps: usize) -> Vec<f64> {
+        let settings = &self.json["curves"][curve]["settings"];
+        let setting = |key: &str, default: f64| settings[key].as_f64().unwrap_or(default);
+        let kind = match curve.split('_').next().unwrap() {
+            "adamw" => OptimizerKind::AdamW,
+            "sgd" => OptimizerKind::Sgd,
+            "rmsprop" => OptimizerKind::RmsProp,
+            other => panic!("no optimizer {other}"),
+        };
+        let defaults = OptimizerConfig::new(kind);
+        let mut optimizer = Optimizer::new(OptimizerConfig {
+            momentum: setting("momentum", 0.0),
+            alpha: setting("alpha", defaults.alpha),
+            ..defaults
+        });
+        let trainable = self.trainable();
+        let mut store = self.store.clone();
+        optimizer.set_trainable(&store, &trainable);
+        let mut gradients = Gradients::new(trainable.slot_lengths(&store));
+        let decays: Vec<bool> = store.ids().map(|id| store.declaration(id).decays()).collect();
+        let cpu = self.context.kernels().unwrap();
+        let mut losses = Vec::new();
+        for _ in 0..steps {
+            gradients.clear();
+            losses.push(self.step(&store, &trainable, &mut gradients, false).0);
+            let norm = retune_kernels::sum_of_squares(cpu, gradients.values()).sqrt();
+            let clip = (setting("max_grad_norm", f64::INFINITY) / (norm + 1e-6)).min(1.0) as f32;
+            optimizer.step(cpu, &mut store, &trainable, &gradients, clip, |id| ParameterRates {
+                learning_rate: setting("learning_rate", 0.0),
+                weight_decay: if decays[id.index()] { setting("weight_decay", 0.0) } else { 0.0 },
+            });
+        }
+        losses
+    }
+}
+
 #[test]
 fn twenty_optimizer_steps_follow_the_reference_losses() {
     for golden in Golden::all() {
         for (curve, expected) in golden.json["curves"].as_object().unwrap() {
-            let settings = &expected["settings"];
-            let setting = |key: &str, default: f64| settings[key].as_f64().unwrap_or(default);
-            let kind = match curve.split('_').next().unwrap() {
-                "adamw" => OptimizerKind::AdamW,
-                "sgd" => OptimizerKind::Sgd,
-                "rmsprop" => OptimizerKind::RmsProp,
-                other => panic!("no optimizer {other}"),
-            };
-            let defaults = OptimizerConfig::new(kind);
-            let mut optimizer = Optimizer::new(OptimizerConfig {
-                momentum: setting("momentum", 0.0),
-                alpha: setting("alpha", defaults.alpha),
-                ..defaults
-            });
-            let trainable = golden.trainable();
-            let mut store = golden.store.clone();
-            optimizer.set_trainable(&store, &trainable);
-            let mut gradients = Gradients::new(trainable.slot_lengths(&store));
-            let decays: Vec<bool> = store.ids().map(|id| store.declaration(id).decays()).collect();
-            let cpu = golden.context.kernels().unwrap();
-            for (step, expected_loss) in floats(&expected["losses"]).iter().enumerate() {
-                gradients.clear();
-                let (loss, _) = golden.step(&store, &trainable, &mut gradients, false);
+            let expected = floats(&expected["losses"]);
+            for (step, (loss, expected)) in
+                golden.train(curve, expected.len()).iter().zip(&expected).enumerate()
+            {
                 assert!(
-                    (loss - expected_loss).abs() < 1e-3,
-                    "{} {curve} step {step}: loss {loss}, reference {expected_loss}",
+                    (loss - expected).abs() < 1e-3,
+                    "{} {curve} step {step}: loss {loss}, reference {expected}",
                     golden.name
                 );
-                let norm = retune_kernels::sum_of_squares(cpu, gradients.values()).sqrt();
-                let clip = (setting("max_grad_norm", f64::INFINITY) / (norm + 1e-6)).min(1.0) as f32;
-                optimizer.step(cpu, &mut store, &trainable, &gradients, clip, |id| ParameterRates {
-                    learning_rate: setting("learning_rate", 0.0),
-                    weight_decay: if decays[id.index()] { setting("weight_decay", 0.0) } else { 0.0 },
-                });
             }
+        }
+    }
+}
+
+#[test]
+fn losses_in_bf16_follow_the_reference_under_its_autocast() {
+    let text = std::fs::read_to_string(fixtures().join("../bf16/curves.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    for (what, expected) in json["text"].as_object().unwrap() {
+        let (name, curve) = what.split_once(' ').unwrap();
+        let mut golden = Golden::load(&fixtures().join(format!("{name}.json")));
+        golden.context = golden.context.with_precision(Precision::Bf16);
+        // Two roundings of the same curve are apart by what each is off; ours may be off by what the reference's is, twice.
+        let tolerance = 3.0 * expected["largest_difference"].as_f64().unwrap();
+        let expected = floats(&expected["bf16"]);
+        for (step, (loss, expected)) in golden.train(curve, expected.len()).iter().zip(&expected).enumerate()
+        {
+            let apart = (loss - expected).abs();
+            assert!(apart <= tolerance, "{what} step {step}: loss {loss}, reference {expected}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use retune_kernels::{Activation, Cpu, Gemm, Layout, gemm};
+use retune_kernels::{Activation, Cpu, Gemm, Layout, Precision, gemm};
 
 use crate::forward::Site;
 use crate::initialization::{Initialization, hash_name};
@@ -103,8 +103,9 @@ impl LowRank {
             m: b.elements() / rank,
             n: a.elements() / rank,
             k: rank,
-            a: b.values(),
-            b: a.values(),
+            precision: Precision::F32,
+            a: b.values().into(),
+            b: a.values().into(),
             accumulate: true,
             scale: self.scale,
             bias: None,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use retune_kernels::Cpu;
+use retune_kernels::{Cpu, Precision, bf16};
 
-use crate::pool::{Bytes, Pool};
+use crate::pool::{Buffer, Bytes, Pool};
 use crate::tensor::{Shape, Tensor};
 use crate::work::{Work, WorkCounts};
 
@@ -22,6 +22,7 @@ pub enum Device {
 #[derive(Clone)]
 pub struct Context {
     cpu: Option<Cpu>,
+    precision: Precision,
     pool: Pool,
     work: Arc<[AtomicU64; Work::ALL.len()]>,
 }
@@ -29,12 +30,23 @@ pub struct Context {
 impl Context {
     /// A context that computes on the CPU.
     pub fn cpu(cpu: Cpu) -> Self {
-        Self { cpu: Some(cpu), pool: Pool::new(), work: Arc::default() }
+        Self { cpu: Some(cpu), precision: Precision::F32, pool: Pool::new(), work: Arc::default() }
     }
 
     /// A context that only measures.
     pub fn meta() -> Self {
-        Self { cpu: None, pool: Pool::new(), work: Arc::default() }
+        Self { cpu: None, precision: Precision::F32, pool: Pool::new(), work: Arc::default() }
+    }
+
+    /// The same context with products in another precision.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What the operands of products are rounded to, and kept in for backward.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The device of this context's tensors.
@@ -77,6 +89,11 @@ impl Context {
         let length = shape.elements();
         let buffer = if self.cpu.is_some() { self.pool.take(length) } else { self.pool.take_meta(length) };
         Tensor::new(buffer, shape)
+    }
+
+    /// Room for `length` rounded values.
+    pub(crate) fn allocate_bf16(&self, length: usize) -> Buffer<bf16> {
+        if self.cpu.is_some() { self.pool.take(length) } else { self.pool.take_meta(length) }
     }
 
     /// Bytes beside the tensors, counted like them.

@@ -1,6 +1,7 @@
 //! Tensors, devices and the memory pool.
 //!
-//! A [`Tensor`] is a contiguous `f32` array on a [`Context`]'s device. Every operation has one entry point in [`ops`],
+//! A [`Tensor`] is a contiguous `f32` array on a [`Context`]'s device; what products read may be kept in bf16, as the
+//! context's [`Precision`] says. Every operation has one entry point in [`ops`],
 //! which allocates its result from the context's pool, counts its arithmetic and, on a device that holds numbers, calls
 //! the kernel. On [`Device::Meta`] the same calls give shapes, bytes and operation counts and compute nothing.
 //! Knows nothing of gradients or parameters.
@@ -15,6 +16,6 @@ mod work;
 pub use context::{Context, Device};
 pub use ops::{BatchNormForm, ChannelStatistics, Conv2dParameters, DropoutSpec, PoolWindow};
 pub use pool::{MemoryUse, Pool};
-pub use retune_kernels::{Activation, RowKey};
-pub use tensor::{Shape, Tensor};
+pub use retune_kernels::{Activation, Precision, RowKey};
+pub use tensor::{Bf16Tensor, Factor, Operand, Shape, Tensor};
 pub use work::{Work, WorkCounts};

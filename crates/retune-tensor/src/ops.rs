@@ -9,6 +9,7 @@ mod convolution;
 mod elementwise;
 mod linear;
 mod norm;
+mod operand;
 mod pool2d;
 mod rows;
 
@@ -29,6 +30,7 @@ pub use elementwise::{
 };
 pub use linear::{add_matmul, linear, linear_input_gradient, linear_weight_gradient};
 pub use norm::{LayerNormGradients, LayerNormKept, layer_norm, layer_norm_backward};
+pub use operand::{operand, widened};
 pub use pool2d::{
     Argmax, PoolWindow, adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward,
     concat_channels, flatten_images, flatten_images_backward, max_pool2d, max_pool2d_backward,

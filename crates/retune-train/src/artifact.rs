@@ -9,6 +9,7 @@ use retune_models::text::TextClassifier;
 use retune_models::{LoraConfig, StoredTensors};
 use retune_nn::{LowRank, ParameterId, ParameterStore};
 use retune_tasks::{ClassificationTask, ProblemType};
+use retune_tensor::Precision;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -73,6 +74,9 @@ impl ArtifactConfig<'_> {
         retune.insert("over_length".into(), json!(self.recipe.data.over_length));
         if let Some(stride) = self.recipe.data.stride {
             retune.insert("stride".into(), json!(stride));
+        }
+        if self.recipe.train.precision.of_products() == Precision::Bf16 {
+            retune.insert("precision".into(), json!("bf16"));
         }
         if let Some(temperature) = self.temperature {
             retune.insert("temperature".into(), json!(temperature));

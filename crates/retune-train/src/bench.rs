@@ -6,7 +6,7 @@ use std::time::Instant;
 use retune_autograd::{Gradients, Var};
 use retune_checkpoint::{ModelConfig, Weights};
 use retune_data::{LabelSet, Target};
-use retune_kernels::{Activation, Cpu, Gemm, Isa, Layout, gemm};
+use retune_kernels::{Activation, Cpu, Gemm, Isa, Layout, Precision, gemm};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts, TokenBatch};
 use retune_models::vision::{self, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune_models::{LoadOptions, load_parameters};
@@ -38,6 +38,8 @@ pub struct BenchOptions {
     pub threads: Option<usize>,
     /// The kernels' instruction set.
     pub isa: Option<Isa>,
+    /// What the operands of products are rounded to.
+    pub precision: Precision,
     /// Whether blocks are computed again in backward.
     pub gradient_checkpointing: bool,
 }
@@ -258,7 +260,7 @@ fn load_images(
 pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
     let called = Instant::now();
     let cpu = make_cpu(options.threads, options.isa)?;
-    let context = Context::cpu(cpu.clone());
+    let context = Context::cpu(cpu.clone()).with_precision(options.precision);
     let Loaded { subject, mut store, labels, optimizer, rates } = match &options.input {
         BenchInput::Tokens(lengths) => load_text(&context, options, lengths)?,
         BenchInput::Images { size, architecture } => {
@@ -317,7 +319,10 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         engine: format!("Retune {}", env!("CARGO_PKG_VERSION")),
         model: options.model.display().to_string(),
         batch_size: options.batch_size,
-        precision: "f32",
+        precision: match options.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        },
         isa: cpu.isa().to_string(),
         threads: cpu.threads(),
         parameters,
@@ -326,7 +331,7 @@ pub fn bench(options: &BenchOptions) -> Result<BenchResult, TrainError> {
         losses,
         samples_per_second: options.batch_size as f64 / median_step_seconds,
         operations_per_step: operations,
-        fraction_of_gemm_rate: operations as f64 / median_step_seconds / gemm_rate(&cpu),
+        fraction_of_gemm_rate: operations as f64 / median_step_seconds / gemm_rate(&cpu, options.precision),
         peak_activation_bytes: context.pool().memory_use().peak.saturating_sub(resting),
         median_step_seconds,
         step_seconds,
@@ -345,8 +350,8 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Floating-point operations per second of a 1024³ matrix product here, the best of a few tries.
-pub fn gemm_rate(cpu: &Cpu) -> f64 {
+/// Floating-point operations per second of a 1024³ matrix product here in a precision, the best of a few tries.
+pub fn gemm_rate(cpu: &Cpu, precision: Precision) -> f64 {
     const SIZE: usize = 1024;
     let (a, b) = (vec![0.5; SIZE * SIZE], vec![0.25; SIZE * SIZE]);
     let mut c = vec![0.0; SIZE * SIZE];
@@ -355,8 +360,9 @@ pub fn gemm_rate(cpu: &Cpu) -> f64 {
         m: SIZE,
         n: SIZE,
         k: SIZE,
-        a: &a,
-        b: &b,
+        precision,
+        a: (&a).into(),
+        b: (&b).into(),
         accumulate: false,
         scale: 1.0,
         bias: None,

@@ -167,7 +167,8 @@ impl FeatureCache {
         let (bytes, cpu) = (bytes_of_splits(trainee, cut, self.learns)?, context.kernels()?);
         let isa = cpu.isa().to_string();
         let signature = trainee.cut()?.signature();
-        let key = key::key(store, Setting { cut, signature: &signature, isa: &isa }, cpu.threads());
+        let setting = Setting { cut, signature: &signature, isa: &isa, precision: context.precision() };
+        let key = key::key(store, setting, cpu.threads());
         if let Some((_, prefix)) = state.open.iter().find(|(open, _)| *open == key) {
             return Some(Arc::clone(prefix));
         }

@@ -9,7 +9,7 @@ use retune_models::vision::{self, ImageAdapter, ImageClassifier, ImageClassifier
 use retune_models::{LoadOptions, LoraConfig, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
 use retune_tasks::ClassificationTask;
-use retune_tensor::Context;
+use retune_tensor::{Context, Precision};
 use serde_json::{Map, Value, json};
 
 use crate::artifact::{Certificate, adapter_folder, peft_config, thresholds_json};
@@ -22,6 +22,7 @@ pub(crate) struct ImageArtifact<'a> {
     pub trainee: &'a ImageTrainee,
     pub task: &'a ClassificationTask,
     pub temperature: Option<f64>,
+    pub precision: Precision,
 }
 
 const WEIGHTS: &str = "model.safetensors";
@@ -106,6 +107,9 @@ impl ImageArtifact<'_> {
         section.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
         section.insert("layout".to_owned(), json!(self.trainee.layout));
         section.insert("test_time".to_owned(), json!(self.trainee.views.test_time));
+        if self.precision == Precision::Bf16 {
+            section.insert("precision".to_owned(), json!("bf16"));
+        }
         if let Some(temperature) = self.temperature {
             section.insert("temperature".to_owned(), json!(temperature));
         }

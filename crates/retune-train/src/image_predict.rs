@@ -21,8 +21,8 @@ use crate::evaluate::Evaluation;
 use crate::image::{ImageViews, ViewChoice, picture_loader};
 use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
-    check_test_time, context_threads, make_context, preprocessor_of, read_options, read_with_roles,
-    role_overrides,
+    check_test_time, context_threads, make_context, preprocessor_of, products_of, read_options,
+    read_with_roles, role_overrides,
 };
 use crate::recipe::{Recipe, TestTime};
 
@@ -80,7 +80,11 @@ impl ImagePredictor {
                 task.outputs()
             )));
         }
-        let context = make_context(options.threads, options.isa)?;
+        let context = make_context(
+            options.threads,
+            options.isa,
+            products_of(config.file.as_ref().and_then(|file| file.get("retune"))),
+        )?;
         let mut builder = ParameterBuilder::default();
         let channels = preprocessor.channels();
         let parts =

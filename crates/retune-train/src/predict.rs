@@ -19,7 +19,7 @@ use retune_tensor::Context;
 use crate::TrainError;
 use crate::artifact::configured_task;
 use crate::evaluate::Evaluation;
-use crate::prepare::{context_threads, make_context, over_length, read_options, role_overrides};
+use crate::prepare::{context_threads, make_context, over_length, products_of, read_options, role_overrides};
 use crate::recipe::Recipe;
 use crate::text::window_logits;
 
@@ -79,7 +79,7 @@ impl Predictor {
             lora: None,
         };
         let model = TextClassifier::declare(&parts, &mut builder)?;
-        let context = make_context(options.threads, options.isa)?;
+        let context = make_context(options.threads, options.isa, products_of(config.get("retune")))?;
         let weights = Weights::open(directory)?;
         let how = LoadOptions::default();
         let (store, load_report) = load_parameters(&context, builder, family, &weights, &how)?;

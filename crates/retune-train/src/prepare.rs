@@ -19,7 +19,7 @@ use retune_models::vision::ImageConfig;
 use retune_nn::ParameterStore;
 use retune_tasks::metrics::{METRICS, Metric};
 use retune_tasks::{ClassificationTask, ProblemType};
-use retune_tensor::Context;
+use retune_tensor::{Context, Precision};
 
 pub use data::read_options;
 pub(crate) use data::{read_with_roles, require_labels, role_overrides, training_path};
@@ -30,7 +30,7 @@ pub(crate) use text::over_length;
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::{LearningRate, Precision, Recipe, Sampling, ThresholdTuning};
+use crate::recipe::{LearningRate, Recipe, Sampling, ThresholdTuning};
 use crate::stages::Stage;
 use crate::trainee::Split;
 
@@ -195,11 +195,6 @@ pub(crate) fn reads_pictures(recipe: &Recipe, path: &Path) -> Result<bool, Train
 }
 
 fn check_settings(recipe: &Recipe) -> Result<(), TrainError> {
-    if recipe.train.precision == Precision::Bf16 {
-        return Err(TrainError::Setting(
-            "train.precision = \"bf16\" is not available yet; use \"f32\" or \"auto\"".to_owned(),
-        ));
-    }
     if !matches!(recipe.task.kind.as_str(), "auto" | "text-classification" | "image-classification") {
         return Err(TrainError::Setting(format!(
             "task.type = \"{}\" is not available; known are \"auto\", \"text-classification\" and \
@@ -217,9 +212,19 @@ pub(crate) fn make_cpu(threads: Option<usize>, isa: Option<Isa>) -> Result<Cpu, 
     Cpu::new(threads, isa).map_err(|error| TrainError::Setting(error.to_string()))
 }
 
-/// A context on the CPU of [`make_cpu`].
-pub(crate) fn make_context(threads: Option<usize>, isa: Option<Isa>) -> Result<Context, TrainError> {
-    Ok(Context::cpu(make_cpu(threads, isa)?))
+/// A context on the CPU of [`make_cpu`] whose products are in this precision.
+pub(crate) fn make_context(
+    threads: Option<usize>,
+    isa: Option<Isa>,
+    precision: Precision,
+) -> Result<Context, TrainError> {
+    Ok(Context::cpu(make_cpu(threads, isa)?).with_precision(precision))
+}
+
+/// The precision that an artifact's answers were measured in, from its configuration's section `retune`.
+pub(crate) fn products_of(section: Option<&serde_json::Value>) -> Precision {
+    let precision = section.and_then(|section| section.get("precision")?.as_str());
+    if precision == Some("bf16") { Precision::Bf16 } else { Precision::F32 }
 }
 
 pub(crate) fn available_threads() -> usize {

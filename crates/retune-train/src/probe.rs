@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use retune_kernels::{Activation, Cpu, Gemm, Layout, gemm};
+use retune_kernels::{Activation, Cpu, Gemm, Layout, Precision, gemm};
 
 /// Steps that the Hessian is estimated from.
 const MEMORY: usize = 10;
@@ -107,8 +107,9 @@ fn logits(cpu: &Cpu, rows: Rows<'_>, classes: usize, parameters: &[f64]) -> Vec<
         m: rows.len(),
         n: classes,
         k: rows.width,
-        a: rows.values,
-        b: weight,
+        precision: Precision::F32,
+        a: rows.values.into(),
+        b: weight.into(),
         accumulate: false,
         scale: 1.0,
         bias: Some(bias),
@@ -154,8 +155,9 @@ fn objective(
         m: classes,
         n: rows.width,
         k: rows.len(),
-        a: &residuals,
-        b: rows.values,
+        precision: Precision::F32,
+        a: (&residuals).into(),
+        b: rows.values.into(),
         accumulate: false,
         scale: 1.0,
         bias: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use retune_kernels::Cpu;
+use retune_kernels::{Cpu, Precision};
 use retune_tensor::ops::{self, AttentionShape, Conv2dParameters};
 use retune_tensor::{Activation, Context, DropoutSpec, RowKey, Tensor, Work, WorkCounts};
 use serde::Serialize;
@@ -45,8 +45,8 @@ fn seconds_of(mut work: impl FnMut()) -> f64 {
 
 impl MachineRates {
     /// Measures this machine with the kernels that a run will use.
-    pub fn measure(cpu: &Cpu) -> Self {
-        let context = Context::cpu(cpu.clone());
+    pub fn measure(cpu: &Cpu, precision: Precision) -> Self {
+        let context = Context::cpu(cpu.clone()).with_precision(precision);
         let mut rates = Self {
             product: f64::INFINITY,
             square_convolution: f64::INFINITY,
@@ -158,7 +158,7 @@ fn three_products(context: &Context, (parameters, x, weight): &(Conv2dParameters
     let sizes = [0, 1, 2, 3].map(|axis| x.shape().sizes()[axis]);
     ops::conv2d_input_gradient(context, parameters, sizes, &y, weight, None);
     let mut gradient = vec![0.0; weight.elements()];
-    ops::conv2d_weight_gradient(context, parameters, x, weight, &y, &mut gradient);
+    ops::conv2d_weight_gradient(context, parameters, &ops::operand(context, x), weight, &y, &mut gradient);
 }
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_work_has_a_speed_here() {
-        let rates = MachineRates::measure(&Cpu::new(1, Isa::detect()).unwrap());
+        let rates = MachineRates::measure(&Cpu::new(1, Isa::detect()).unwrap(), Precision::F32);
         for kind in Work::ALL {
             let rate = rates.of(kind);
             assert!(rate.is_finite() && rate > 0.0, "{kind:?}: {rate}");

@@ -1,8 +1,8 @@
 //! An operation against its definition: forward, gradients, and that only what is wanted is computed.
 
 use retune_autograd::{Gradients, Tape, Var};
-use retune_kernels::{Cpu, Isa};
-use retune_tensor::{Context, Tensor};
+use retune_kernels::{Cpu, Isa, bf16};
+use retune_tensor::{Context, Precision, Tensor};
 use retune_testing::{assert_close, assert_gradient, counter_normal_like, widen};
 
 /// An input of an operation: a value computed before it, or a parameter.
@@ -33,28 +33,34 @@ impl Input {
         }
     }
 
-    fn draw(self) -> Vec<f32> {
-        counter_normal_like(self.name(), self.shape().iter().product(), 1.0)
+    fn draw(self, precision: Precision) -> Vec<f32> {
+        draw(precision, self.name(), self.shape().iter().product())
     }
 }
 
-fn context() -> Context {
-    Context::cpu(Cpu::new(2, Isa::detect()).unwrap())
+/// Values that the precision's products take as they are.
+fn draw(precision: Precision, name: &str, elements: usize) -> Vec<f32> {
+    let values = counter_normal_like(name, elements, 1.0);
+    match precision {
+        Precision::F32 => values,
+        Precision::Bf16 => values.into_iter().map(|value| bf16::from_f32(value).to_f32()).collect(),
+    }
 }
 
 /// The output of a graph, and the gradient of `Σ dy · output` by each input for which `wanted` says so.
 fn run(
+    precision: Precision,
     inputs: &[Input],
     wanted: &[bool],
     graph: &impl Fn(&mut Tape<'_>, &[Var]) -> Var,
 ) -> (Tensor, Vec<f32>, Vec<Option<Vec<f32>>>) {
-    let context = context();
+    let context = Context::cpu(Cpu::new(2, Isa::detect()).unwrap()).with_precision(precision);
     let mut tape = Tape::new(context.clone());
     let mut lengths = Vec::new();
     let mut slots = Vec::new();
     let mut variables = Vec::new();
     for (input, &wanted) in inputs.iter().zip(wanted) {
-        let values = input.draw();
+        let values = input.draw(precision);
         let length = values.len();
         let tensor = context.tensor(input.shape().as_slice(), values);
         let is_parameter = !matches!(input, Value(..) | Image(..));
@@ -70,7 +76,7 @@ fn run(
     }
     let y = graph(&mut tape, &variables);
     let output = y.tensor().clone();
-    let dy = counter_normal_like("dy", output.elements(), 1.0);
+    let dy = draw(precision, "dy", output.elements());
     let mut gradients = Gradients::new(lengths);
     let dy_tensor = context.tensor(output.shape(), dy.clone());
     let mut leaves = tape.backward(vec![(y, dy_tensor)], &mut gradients);
@@ -89,7 +95,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Checks forward and gradients, and that an input's gradient has the same bits whichever others are wanted beside it.
+/// Checks forward and gradients in both precisions, and that an input's gradient has the same bits whichever others are
+/// wanted beside it.
 #[track_caller]
 pub fn check(
     what: &str,
@@ -97,9 +104,26 @@ pub fn check(
     graph: impl Fn(&mut Tape<'_>, &[Var]) -> Var,
     definition: impl Fn(&[Vec<f64>]) -> Vec<f64>,
 ) {
-    let values: Vec<Vec<f64>> = inputs.iter().map(|input| widen(&input.draw())).collect();
-    let (output, dy, gradients) = run(inputs, &vec![true; inputs.len()], &graph);
-    assert_close(what, output.values(), &definition(&values), 1e-5, 1e-5);
+    check_in(Precision::F32, what, inputs, &graph, &definition);
+    check_in(Precision::Bf16, &format!("{what} in bf16"), inputs, &graph, &definition);
+}
+
+#[track_caller]
+fn check_in(
+    precision: Precision,
+    what: &str,
+    inputs: &[Input],
+    graph: &impl Fn(&mut Tape<'_>, &[Var]) -> Var,
+    definition: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) {
+    // Between two products values are rounded to eight bits, a 2⁻⁹ part of each; a few such roundings add up.
+    let [tolerance, gradient_tolerance] = match precision {
+        Precision::F32 => [1e-5, 3e-5],
+        Precision::Bf16 => [1.5e-2, 2.5e-2],
+    };
+    let values: Vec<Vec<f64>> = inputs.iter().map(|input| widen(&input.draw(precision))).collect();
+    let (output, dy, gradients) = run(precision, inputs, &vec![true; inputs.len()], graph);
+    assert_close(what, output.values(), &definition(&values), tolerance, tolerance);
     let loss = |values: &[Vec<f64>]| -> f64 {
         definition(values).iter().zip(&dy).map(|(y, &dy)| y * f64::from(dy)).sum()
     };
@@ -109,7 +133,7 @@ pub fn check(
             &format!("{what}: d{}", input.name()),
             &values[index],
             &widen(gradient),
-            3e-5,
+            gradient_tolerance,
             |moved| {
                 let mut values = values.clone();
                 values[index] = moved.to_vec();
@@ -119,7 +143,7 @@ pub fn check(
     }
     for choice in 1_usize..1 << inputs.len() {
         let wanted: Vec<bool> = (0..inputs.len()).map(|index| choice >> index & 1 == 1).collect();
-        let (_, _, some) = run(inputs, &wanted, &graph);
+        let (_, _, some) = run(precision, inputs, &wanted, graph);
         for (index, input) in inputs.iter().enumerate() {
             let expected = gradients[index].as_deref().filter(|_| wanted[index]).map(bits);
             assert!(

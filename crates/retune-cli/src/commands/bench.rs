@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use retune::tensor::Precision;
 use retune::train::{BenchInput, BenchOptions, bench};
 use serde_json::json;
 
@@ -35,8 +36,8 @@ pub struct Bench {
     /// The architecture of weights that have no config.json.
     #[arg(long, value_name = "NAME", requires = "image_size")]
     pub architecture: Option<String>,
-    /// The arithmetic.
-    #[arg(long, default_value = "f32", value_parser = ["f32"])]
+    /// What the operands of products are rounded to.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
     pub precision: String,
     /// Training steps; the first is left out of the median.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
@@ -66,6 +67,7 @@ pub fn run(arguments: &Bench) -> Result<ExitCode, Failure> {
         steps: usize::from(arguments.steps),
         threads: arguments.threads,
         isa: super::fit::isa()?,
+        precision: if arguments.precision == "bf16" { Precision::Bf16 } else { Precision::F32 },
         gradient_checkpointing: arguments.gradient_checkpointing,
     };
     let result = bench(&options)?;

@@ -7,6 +7,7 @@ use clap::Args;
 use retune::checkpoint::available_space;
 use retune::data::Severity;
 use retune::data::image::PictureFacts;
+use retune::tensor::Precision;
 use retune::train::{
     Confirmation, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary, StagePlan,
     TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, resident_bytes,
@@ -143,7 +144,8 @@ impl<'a> Sheet<'a> {
         let resident = resident_bytes();
         let plan = plan_run(prepared);
         let input = input_seconds(&prepared.trainee, Split::Train)?;
-        let rates = prepared.context.kernels().map(MachineRates::measure);
+        let rates =
+            prepared.context.kernels().map(|cpu| MachineRates::measure(cpu, prepared.context.precision()));
         let forecast = rates.map(|rates| Forecast::new(prepared, &plan, &rates, input, resident));
         let free_disk_bytes = available_space(Path::new(&prepared.recipe.train.output_dir)).ok();
         Ok(Self { prepared, plan, rates, forecast, free_disk_bytes })
@@ -164,6 +166,10 @@ impl<'a> Sheet<'a> {
         let Prepared { recipe, model_directory, store, trainee, load_report, context, .. } = self.prepared;
         let isa = context.kernels().map_or_else(String::new, |cpu| cpu.isa().to_string());
         let threads = context.kernels().map_or(1, |cpu| cpu.threads());
+        let products = match context.precision() {
+            Precision::Bf16 => ", products in bf16",
+            Precision::F32 => "",
+        };
         format::fields(&[
             ("model", recipe.model.name_or_path.clone()),
             ("folder", model_directory.display().to_string()),
@@ -173,7 +179,7 @@ impl<'a> Sheet<'a> {
                 format!("{} in {}", count(store.elements()), counted(store.groups().len(), "layer group")),
             ),
             ("weights", load_report.to_string()),
-            ("machine", format!("{}, {isa} kernels", counted(threads, "thread"))),
+            ("machine", format!("{}, {isa} kernels{products}", counted(threads, "thread"))),
             ("output", recipe.train.output_dir.clone()),
         ])
     }

@@ -124,17 +124,31 @@ fn predict_answers_data_without_labels() {
 #[test]
 fn predict_gives_the_logits_that_the_run_recorded() {
     let workspace = Workspace::new();
-    workspace.fit("run", &[]);
-    workspace
-        .retune(&["predict", "--model", "run", "--data", "test.csv", "--output", "answers.jsonl", "--logits"])
-        .succeeded();
-    let recorded = workspace.json_lines("run/predictions/test.jsonl");
-    let answered = workspace.json_lines("answers.jsonl");
-    assert_eq!(recorded.len(), answered.len());
-    for (recorded, answered) in recorded.iter().zip(&answered) {
-        assert_eq!(recorded["logits"], answered["logits"]);
-        assert_eq!(recorded["prediction"], answered["label"]);
+    for run in ["f32", "bf16"] {
+        workspace.fit(run, &[&format!("precision={run}")]);
+        workspace
+            .retune(&[
+                "predict",
+                "--model",
+                run,
+                "--data",
+                "test.csv",
+                "--output",
+                "answers.jsonl",
+                "--logits",
+            ])
+            .succeeded();
+        let recorded = workspace.json_lines(&format!("{run}/predictions/test.jsonl"));
+        let answered = workspace.json_lines("answers.jsonl");
+        assert_eq!(recorded.len(), answered.len());
+        for (recorded, answered) in recorded.iter().zip(&answered) {
+            assert_eq!(recorded["logits"], answered["logits"]);
+            assert_eq!(recorded["prediction"], answered["label"]);
+        }
     }
+    let logits =
+        |run: &str| workspace.json_lines(&format!("{run}/predictions/test.jsonl"))[0]["logits"].clone();
+    assert_ne!(logits("f32"), logits("bf16"), "the precision changed nothing");
 }
 
 #[test]

@@ -10,11 +10,12 @@ use crate::workspace::{Workspace, files_below, rows};
 
 const OFF: &str = "feature_cache=off";
 
-/// Strategies with something frozen below: the head, the last block, a boundary that moves down, a prefix that trained
-/// before it was frozen, and texts in several windows.
+/// Strategies with something frozen below: the head, the last block (in bf16 too), a boundary that moves down, a prefix that
+/// trained before it was frozen, and texts in several windows.
 const STRATEGIES: &[&[&str]] = &[
     &["strategy.method=head"],
     &["strategy.method=last_n", "last_n=1", "ema_decay=0.9"],
+    &["strategy.method=last_n", "last_n=1", "precision=bf16"],
     &["strategy.method=gradual", "num_train_epochs=4", "group_by_length=true", "gradient_checkpointing=true"],
     &[
         "strategy.method=last_n",

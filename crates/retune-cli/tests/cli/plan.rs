@@ -102,6 +102,14 @@ fn batches_that_batch_normalization_sees_whole_are_not_split() {
 }
 
 #[test]
+fn a_step_in_bf16_takes_less_memory() {
+    let workspace = Workspace::new();
+    let bytes = |precision: &str| step_bytes(&workspace, &[&format!("precision={precision}")]);
+    let [single, half] = ["f32", "bf16"].map(bytes);
+    assert!(10 * half < 8 * single, "{half} bytes beside {single}");
+}
+
+#[test]
 fn a_plan_that_is_confirmed_shows_predicted_beside_measured() {
     let workspace = Workspace::new();
     let confirmed = plan(&workspace, &["--confirm"]);

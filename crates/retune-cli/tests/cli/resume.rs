@@ -128,6 +128,7 @@ fn a_run_killed_while_its_artifact_is_written_ends_in_the_same_bits() {
 fn every_optimizer_and_schedule_state_survives_a_kill() {
     for overrides in [
         ["optimizer.name=sgd", "learning_rate=0.02", "optimizer.nesterov=true", "schedule.name=one_cycle"],
+        ["optimizer.name=adamw", "precision=bf16", "gradient_checkpointing=true", "strategy.method=gradual"],
         [
             "optimizer.name=adafactor",
             "ema_decay=0.9",

@@ -2,14 +2,15 @@
 
 use super::{Attention, block_queries};
 use crate::dropout::Mask;
-use crate::gemm::product::{self, Panels};
+use crate::gemm::product::{Left, Panels};
+use crate::precision::Element;
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
-use crate::{Cpu, elementwise, math};
+use crate::{Cpu, Matrix, elementwise, math};
 
 /// What forward left, and the gradient that arrives.
 pub(super) struct Kept<'a> {
-    pub out: &'a [f32],
+    pub out: Matrix<'a>,
     pub log_sum_exp: &'a [f32],
     pub dout: &'a [f32],
 }
@@ -56,10 +57,12 @@ impl Task for Backward<'_> {
             }
             return;
         }
-        let panels = Panels::of::<S>();
-        let keys_for_scores = panels.keys_by_dim(s, self.cpu, a.k, a.k_stride, keys.clone(), columns.clone());
-        let keys_for_dq = panels.dim_by_keys(s, self.cpu, a.k, a.k_stride, keys.clone(), columns.clone());
-        let values = panels.keys_by_dim(s, self.cpu, a.v, a.v_stride, keys.clone(), columns.clone());
+        let panels = Panels::of::<S>(a.precision);
+        let (q, k, v) = ((a.q, a.q_stride), (a.k, a.k_stride), (a.v, a.v_stride));
+        let dout = (Matrix::F32(self.kept.dout), width);
+        let keys_for_scores = panels.keys_by_dim(s, self.cpu, a.part(k, &keys, head));
+        let keys_for_dq = panels.dim_by_keys(s, self.cpu, a.part(k, &keys, head));
+        let values = panels.keys_by_dim(s, self.cpu, a.part(v, &keys, head));
 
         let stride = keys.len().next_multiple_of(S::TILE_COLUMNS);
         let block = block_queries(S::TILE_ROWS, keys.len());
@@ -69,14 +72,13 @@ impl Task for Backward<'_> {
         let mut factors = self.cpu.scratch(if self.mask.is_some() { stride } else { 0 });
         for first in queries.clone().step_by(block) {
             let rows = first..(first + block).min(queries.end);
-            let query_panels =
-                panels.rows_by_dim(s, self.cpu, a.q, a.q_stride, rows.clone(), columns.clone());
-            let dout_panels =
-                panels.rows_by_dim(s, self.cpu, self.kept.dout, width, rows.clone(), columns.clone());
+            let query_panels = panels.rows_by_dim(s, self.cpu, a.part(q, &rows, head));
+            let dout_panels = panels.rows_by_dim(s, self.cpu, a.part(dout, &rows, head));
             let score_shape = [rows.len(), stride, a.head_dim];
-            product::multiply(
+            panels.multiply(
                 s,
-                product::Left::Panels(&query_panels),
+                self.cpu,
+                Left::Panels(&query_panels),
                 &keys_for_scores,
                 score_shape,
                 a.scale,
@@ -85,9 +87,10 @@ impl Task for Backward<'_> {
                 stride,
                 0,
             );
-            product::multiply(
+            panels.multiply(
                 s,
-                product::Left::Panels(&dout_panels),
+                self.cpu,
+                Left::Panels(&dout_panels),
                 &values,
                 score_shape,
                 1.0,
@@ -103,15 +106,14 @@ impl Task for Backward<'_> {
                 self.score_gradient(s, row, head, visible, probabilities, dscores, &mut factors);
             }
 
-            let queries_for_dk =
-                panels.dim_by_keys(s, self.cpu, a.q, a.q_stride, rows.clone(), columns.clone());
-            let dout_for_dv =
-                panels.dim_by_keys(s, self.cpu, self.kept.dout, width, rows.clone(), columns.clone());
+            let queries_for_dk = panels.dim_by_keys(s, self.cpu, a.part(q, &rows, head));
+            let dout_for_dv = panels.dim_by_keys(s, self.cpu, a.part(dout, &rows, head));
             let later = first > queries.start;
             let from = keys.start * width + columns.start;
-            product::multiply(
+            panels.multiply(
                 s,
-                product::Left::Rows(&dscores, stride),
+                self.cpu,
+                Left::Rows(&dscores, stride),
                 &keys_for_dq,
                 [rows.len(), a.head_dim, keys.len()],
                 1.0,
@@ -121,9 +123,10 @@ impl Task for Backward<'_> {
                 rows.start * width + columns.start,
             );
             let key_shape = [keys.len(), a.head_dim, rows.len()];
-            product::multiply(
+            panels.multiply(
                 s,
-                product::Left::Columns(&dscores, stride),
+                self.cpu,
+                Left::Columns(&dscores, stride),
                 &queries_for_dk,
                 key_shape,
                 1.0,
@@ -132,9 +135,10 @@ impl Task for Backward<'_> {
                 width,
                 from,
             );
-            product::multiply(
+            panels.multiply(
                 s,
-                product::Left::Columns(&probabilities, stride),
+                self.cpu,
+                Left::Columns(&probabilities, stride),
                 &dout_for_dv,
                 key_shape,
                 1.0,
@@ -166,13 +170,12 @@ impl Backward<'_> {
         let (probabilities, dscores) = (&mut probabilities[..visible], &mut dscores[..visible]);
         let width = self.a.heads * self.a.head_dim;
         let at = row * width + head * self.a.head_dim;
-        let (out, dout) =
-            (&self.kept.out[at..at + self.a.head_dim], &self.kept.dout[at..at + self.a.head_dim]);
-        let mut delta = s.zero();
-        lanes!(S, j in out.len(), {
-            delta = s.mul_add(s.read(out, j), s.read(dout, j), delta);
+        let at = at..at + self.a.head_dim;
+        let dout = &self.kept.dout[at.clone()];
+        let delta = s.splat(match self.kept.out {
+            Matrix::F32(out) => dot(s, &out[at], dout),
+            Matrix::Bf16(out) => dot(s, &out[at], dout),
         });
-        let delta = s.splat(s.reduce_add(delta));
         let log_sum_exp = s.splat(self.kept.log_sum_exp[row * self.a.heads + head]);
         let scale = s.splat(self.a.scale);
         match &self.mask {
@@ -197,4 +200,13 @@ impl Backward<'_> {
             }
         }
     }
+}
+
+#[inline(always)]
+fn dot<S: Simd, E: Element>(s: S, x: &[E], y: &[f32]) -> f32 {
+    let mut sum = s.zero();
+    lanes!(S, j in x.len(), {
+        sum = s.mul_add(E::read(s, x, j), s.read(y, j), sum);
+    });
+    s.reduce_add(sum)
 }

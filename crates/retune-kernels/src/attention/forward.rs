@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Attention, block_queries};
 use crate::dropout::Mask;
-use crate::gemm::product::{self, Panels};
+use crate::gemm::product::{Left, Panels};
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
 use crate::{Cpu, elementwise, softmax};
@@ -50,10 +50,9 @@ impl Task for Forward<'_> {
         if chunk.is_empty() {
             return;
         }
-        let columns = head * a.head_dim..(head + 1) * a.head_dim;
-        let panels = Panels::of::<S>();
-        let key_panels = panels.keys_by_dim(s, self.cpu, a.k, a.k_stride, keys.clone(), columns.clone());
-        let value_panels = panels.dim_by_keys(s, self.cpu, a.v, a.v_stride, keys.clone(), columns.clone());
+        let panels = Panels::of::<S>(a.precision);
+        let key_panels = panels.keys_by_dim(s, self.cpu, a.part((a.k, a.k_stride), &keys, head));
+        let value_panels = panels.dim_by_keys(s, self.cpu, a.part((a.v, a.v_stride), &keys, head));
 
         let stride = keys.len().next_multiple_of(S::TILE_COLUMNS);
         let block = block_queries(S::TILE_ROWS, keys.len());
@@ -61,11 +60,11 @@ impl Task for Forward<'_> {
         let mut factors = self.cpu.scratch(if self.mask.is_some() { stride } else { 0 });
         for first in chunk.clone().step_by(block) {
             let rows = first..(first + block).min(chunk.end);
-            let query_panels =
-                panels.rows_by_dim(s, self.cpu, a.q, a.q_stride, rows.clone(), columns.clone());
-            product::multiply(
+            let query_panels = panels.rows_by_dim(s, self.cpu, a.part((a.q, a.q_stride), &rows, head));
+            panels.multiply(
                 s,
-                product::Left::Panels(&query_panels),
+                self.cpu,
+                Left::Panels(&query_panels),
                 &key_panels,
                 [rows.len(), stride, a.head_dim],
                 a.scale,
@@ -130,9 +129,10 @@ impl Forward<'_> {
         inverses: &[f32],
     ) {
         let width = self.a.heads * self.a.head_dim;
-        product::multiply(
+        Panels::of::<S>(self.a.precision).multiply(
             s,
-            product::Left::Rows(scores, stride),
+            self.cpu,
+            Left::Rows(scores, stride),
             value_panels,
             [rows.len(), self.a.head_dim, keys],
             1.0,

@@ -8,8 +8,9 @@ mod forward;
 
 use std::ops::Range;
 
+use crate::gemm::product::Part;
 use crate::scratch::Shared;
-use crate::{Cpu, Dropout};
+use crate::{Cpu, Dropout, Matrix, Precision};
 
 /// One attention call: `softmax(scale · Q·Kᵀ) · V` per sequence and head, dropout on the probabilities.
 ///
@@ -25,16 +26,18 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Whether query `i` sees only the keys up to `i + key length - query length`.
     pub causal: bool,
+    /// What the operands of the four products are rounded to, the probabilities among them; softmax is f32.
+    pub precision: Precision,
     /// Queries, `query_rows` rows of which the first `heads·head_dim` columns are read.
-    pub q: &'a [f32],
+    pub q: Matrix<'a>,
     /// Elements from one query row to the next.
     pub q_stride: usize,
     /// Keys, `key_rows` rows.
-    pub k: &'a [f32],
+    pub k: Matrix<'a>,
     /// Elements from one key row to the next.
     pub k_stride: usize,
     /// Values, `key_rows` rows.
-    pub v: &'a [f32],
+    pub v: Matrix<'a>,
     /// Elements from one value row to the next.
     pub v_stride: usize,
     /// Cumulative starts of the sequences among the query rows, sequences + 1 numbers.
@@ -88,6 +91,13 @@ impl Attention<'_> {
         (range(self.query_offsets), range(self.key_offsets))
     }
 
+    /// A head's columns of some rows of queries, keys or values.
+    #[inline(always)]
+    fn part<'b>(&self, (data, stride): (Matrix<'b>, usize), rows: &Range<usize>, head: usize) -> Part<'b> {
+        let columns = head * self.head_dim..(head + 1) * self.head_dim;
+        Part { data, stride, rows: rows.clone(), columns }
+    }
+
     /// How many keys the `query`-th of a sequence sees.
     #[inline(always)]
     fn visible(&self, query: usize, queries: usize, keys: usize) -> usize {
@@ -110,13 +120,13 @@ pub fn attention_forward(cpu: &Cpu, a: &Attention, out: &mut [f32], log_sum_exp:
     forward::run(cpu, a, out, log_sum_exp);
 }
 
-/// Backward of [`attention_forward`]: `dq` `[query_rows, heads·head_dim]`, `dk` and `dv`
+/// Backward of [`attention_forward`], whose `out` may be kept rounded: `dq` `[query_rows, heads·head_dim]`, `dk` and `dv`
 /// `[key_rows, heads·head_dim]`, all overwritten.
 #[expect(clippy::too_many_arguments, reason = "the operands of one kernel")]
 pub fn attention_backward(
     cpu: &Cpu,
     a: &Attention,
-    out: &[f32],
+    out: Matrix,
     log_sum_exp: &[f32],
     dout: &[f32],
     dq: &mut [f32],

@@ -1,7 +1,9 @@
 //! Two-dimensional convolution: forward, input gradient and weight gradient.
 //!
 //! Images are NHWC, weights in PyTorch's layout `[out_channels, in_channels / groups, kernel_height, kernel_width]`
-//! and packed in each call. Which algorithm computes a convolution depends on its shape without the batch, and the
+//! and packed in each call. In bf16 the operands of products are rounded: of all three products of a convolution with a
+//! kernel of one pixel, and of the weight gradients that are summed as products. What reads windows otherwise, Winograd's
+//! transforms above all, would lose more than it gains and stays f32. Which algorithm computes a convolution depends on its shape without the batch, and the
 //! sums of an output pixel on that pixel alone: an image has the same bits whoever shares its batch.
 
 mod depthwise;
@@ -18,7 +20,7 @@ use geometry::{Gather, Taps, phases};
 use pack::Columns;
 use product::Target;
 
-use crate::Cpu;
+use crate::{Cpu, Precision};
 
 /// The shape of a two-dimensional convolution, as `torch.nn.Conv2d` has it (zero padding).
 ///
@@ -127,6 +129,7 @@ impl Conv2d {
 pub fn conv2d_forward(
     cpu: &Cpu,
     shape: &Conv2d,
+    precision: Precision,
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
@@ -141,7 +144,7 @@ pub fn conv2d_forward(
         return;
     }
     if pointwise::fits(shape) {
-        return pointwise::forward(cpu, shape, x, weight, bias, y);
+        return pointwise::forward(cpu, shape, precision, x, weight, bias, y);
     }
     let taps = Taps::forward(shape);
     if shape.depthwise() {
@@ -169,6 +172,7 @@ fn convolve(cpu: &Cpu, shape: &Conv2d, gather: &Gather, columns: Columns, target
 pub fn conv2d_input_gradient(
     cpu: &Cpu,
     shape: &Conv2d,
+    precision: Precision,
     dy: &[f32],
     weight: &[f32],
     dx: &mut [f32],
@@ -179,7 +183,7 @@ pub fn conv2d_input_gradient(
         return;
     }
     if pointwise::fits(shape) {
-        return pointwise::input_gradient(cpu, shape, dy, weight, dx, accumulate);
+        return pointwise::input_gradient(cpu, shape, precision, dy, weight, dx, accumulate);
     }
     if shape.depthwise() {
         return depthwise::convolve(cpu, shape.in_channels, phases(shape), weight, None, dy, dx, accumulate);
@@ -197,7 +201,14 @@ pub fn conv2d_input_gradient(
 /// The gradient with respect to the weight, added to `dweight` `[out_channels, in_channels / groups, kh, kw]`.
 ///
 /// The bias gradient is `dy`'s column sums: [`crate::activation_backward_bias`].
-pub fn conv2d_weight_gradient(cpu: &Cpu, shape: &Conv2d, x: &[f32], dy: &[f32], dweight: &mut [f32]) {
+pub fn conv2d_weight_gradient(
+    cpu: &Cpu,
+    shape: &Conv2d,
+    precision: Precision,
+    x: &[f32],
+    dy: &[f32],
+    dweight: &mut [f32],
+) {
     shape.check("conv2d_weight_gradient", x.len(), dweight.len(), dy.len());
     if dy.is_empty() || dweight.is_empty() {
         return;
@@ -209,6 +220,6 @@ pub fn conv2d_weight_gradient(cpu: &Cpu, shape: &Conv2d, x: &[f32], dy: &[f32], 
     let gather = Gather { taps, source: x, channels: shape.in_channels, used: shape.group_inputs() };
     match winograd::choose(&gather, shape.out_channels).filter(|_| shape.groups == 1) {
         Some(size) => winograd_gradient::accumulate(cpu, size, &gather, shape.out_channels, dy, dweight),
-        None => weight_gradient::accumulate(cpu, shape, &gather, dy, dweight),
+        None => weight_gradient::accumulate(cpu, shape, precision, &gather, dy, dweight),
     }
 }

@@ -4,7 +4,7 @@ use super::Conv2d;
 use super::geometry::{Gather, Taps};
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, copy, lanes};
-use crate::{Activation, Cpu, Gemm, Layout, elementwise, gemm};
+use crate::{Activation, Cpu, Gemm, Layout, Precision, elementwise, gemm};
 
 /// Pixels of a piece of copying.
 const PIECE_ROWS: usize = 64;
@@ -17,6 +17,7 @@ pub(super) fn fits(shape: &Conv2d) -> bool {
 pub(super) fn forward(
     cpu: &Cpu,
     shape: &Conv2d,
+    precision: Precision,
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
@@ -24,19 +25,20 @@ pub(super) fn forward(
 ) {
     let sides = [shape.output_pixels(), shape.out_channels, shape.in_channels];
     if shape.stride == [1, 1] {
-        return product(cpu, Layout::Nt, sides, x, weight, bias, false, y);
+        return product(cpu, precision, Layout::Nt, sides, x, weight, bias, false, y);
     }
     let mut hit = cpu.scratch(shape.output_pixels() * shape.in_channels);
     let taps = Taps::forward(shape);
     let gather = Gather { taps, source: x, channels: shape.in_channels, used: shape.in_channels };
     let task = Take { gather, out: Shared::new(&mut hit) };
     cpu.run(shape.output_pixels().div_ceil(PIECE_ROWS), y.len() <= elementwise::ALONE, &task);
-    product(cpu, Layout::Nt, sides, &hit, weight, bias, false, y);
+    product(cpu, precision, Layout::Nt, sides, &hit, weight, bias, false, y);
 }
 
 pub(super) fn input_gradient(
     cpu: &Cpu,
     shape: &Conv2d,
+    precision: Precision,
     dy: &[f32],
     weight: &[f32],
     dx: &mut [f32],
@@ -44,10 +46,10 @@ pub(super) fn input_gradient(
 ) {
     let sides = [shape.output_pixels(), shape.in_channels, shape.out_channels];
     if shape.stride == [1, 1] {
-        return product(cpu, Layout::Nn, sides, dy, weight, None, accumulate, dx);
+        return product(cpu, precision, Layout::Nn, sides, dy, weight, None, accumulate, dx);
     }
     let mut hit = cpu.scratch(shape.output_pixels() * shape.in_channels);
-    product(cpu, Layout::Nn, sides, dy, weight, None, false, &mut hit);
+    product(cpu, precision, Layout::Nn, sides, dy, weight, None, false, &mut hit);
     let alone = dx.len() <= elementwise::ALONE;
     let task = Put { shape, gradient: &hit, accumulate, dx: Shared::new(dx) };
     cpu.run(shape.batch * shape.height, alone, &task);
@@ -56,6 +58,7 @@ pub(super) fn input_gradient(
 #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
 fn product(
     cpu: &Cpu,
+    precision: Precision,
     layout: Layout,
     [m, n, k]: [usize; 3],
     a: &[f32],
@@ -65,7 +68,8 @@ fn product(
     c: &mut [f32],
 ) {
     let activation = Activation::Identity;
-    gemm(cpu, &Gemm { layout, m, n, k, a, b, accumulate, scale: 1.0, bias, activation }, c, None);
+    let (a, b) = (a.into(), b.into());
+    gemm(cpu, &Gemm { layout, m, n, k, precision, a, b, accumulate, scale: 1.0, bias, activation }, c, None);
 }
 
 /// Copies the pixels that the stride hits.

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::pack::{self, Source};
+use super::pack::{self, Factor};
 use super::tile::{Operands, Target};
 use super::{Gemm, Layout};
 use crate::activation::vector::{Function, with_activation};
 use crate::scratch::Shared;
 use crate::simd::{Simd, Task, lanes};
-use crate::{Activation, Cpu};
+use crate::{Activation, Cpu, Precision};
 
 /// The most of k that one tile sums before it adds to C: a panel of B of this depth stays in L1.
 pub(crate) const K_BLOCK: usize = 256;
@@ -46,25 +46,26 @@ impl Depths {
 /// Rows and columns of the register tile.
 pub(crate) fn tile_sides(isa: crate::Isa) -> (usize, usize) {
     match isa {
-        crate::Isa::Avx512 => (14, 32),
+        crate::Isa::Avx512 | crate::Isa::Avx512Bf16 => (14, 32),
         _ => (6, 16),
     }
 }
 
 pub(super) fn multiply(cpu: &Cpu, g: &Gemm, c: &mut [f32], pre_activation: Option<&mut [f32]>) {
-    let &Gemm { m, n, k, .. } = g;
+    let &Gemm { m, n, precision, .. } = g;
     if m == 0 || n == 0 {
         return;
     }
     let (tile_rows, tile_columns) = tile_sides(cpu.isa());
     let a = match g.layout {
-        Layout::Nt | Layout::Nn => Source { data: g.a, members: m, stride: k, along_k: true },
-        Layout::Tn => Source { data: g.a, members: m, stride: m, along_k: false },
+        Layout::Nt | Layout::Nn => Factor::new(precision, g.a, m, g.k, true, g.k),
+        Layout::Tn => Factor::new(precision, g.a, m, m, false, g.k),
     };
     let b = match g.layout {
-        Layout::Nt => Source { data: g.b, members: n, stride: k, along_k: true },
-        Layout::Nn | Layout::Tn => Source { data: g.b, members: n, stride: n, along_k: false },
+        Layout::Nt => Factor::new(precision, g.b, n, g.k, true, g.k),
+        Layout::Nn | Layout::Tn => Factor::new(precision, g.b, n, n, false, g.k),
     };
+    let k = pack::steps(precision, g.k);
     let depths = Depths::new(k);
     let c = Shared::new(c);
     let pre = pre_activation.map(Shared::new);
@@ -136,7 +137,7 @@ pub(super) fn multiply(cpu: &Cpu, g: &Gemm, c: &mut [f32], pre_activation: Optio
 
 /// One operand being packed: for each block of k all panels, one behind the other.
 struct Side<'a> {
-    source: Source<'a>,
+    factor: Factor<'a>,
     width: usize,
     first_panel: usize,
     panels: usize,
@@ -148,7 +149,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(
-        source: Source<'a>,
+        factor: Factor<'a>,
         width: usize,
         first_panel: usize,
         panels: usize,
@@ -157,7 +158,7 @@ impl<'a> Side<'a> {
     ) -> Self {
         let group = 64usize.div_ceil(width);
         let groups = if wanted { panels.div_ceil(group) } else { 0 };
-        Side { source, width, first_panel, panels, out: Shared::new(out), group, groups }
+        Side { factor, width, first_panel, panels, out: Shared::new(out), group, groups }
     }
 }
 
@@ -189,15 +190,15 @@ impl Task for Pack<'_> {
         let panel = side.width * (k1 - k0);
         // SAFETY: groups of panels and blocks of k do not overlap.
         let out = unsafe { side.out.range(before + first * panel..before + last * panel) };
-        pack::panels(s, side.source, side.width, side.first_panel + first, k0, k1 - k0, out);
+        side.factor.pack(s, side.width, side.first_panel + first, k0, k1 - k0, out);
     }
 }
 
 struct Compute<'a> {
     cpu: &'a Cpu,
     g: &'a Gemm<'a>,
-    a: Source<'a>,
-    b: Source<'a>,
+    a: Factor<'a>,
+    b: Factor<'a>,
     packed_a: Option<&'a [f32]>,
     packed_b: Option<&'a [f32]>,
     depths: Depths,
@@ -236,46 +237,46 @@ impl Task for Compute<'_> {
             let depth = k1 - k0;
             let before = k0 - self.depths.start(self.blocks.start);
             for column in columns.clone().step_by(S::TILE_COLUMNS) {
-                let (panel_b, b_step): (&[f32], usize) = match self.packed_b {
-                    Some(packed) => {
+                let (panel_b, b_step): (&[f32], usize) = match (self.packed_b, self.b.as_it_lies()) {
+                    (Some(packed), _) => {
                         let whole = self.columns.len().div_ceil(S::TILE_COLUMNS) * S::TILE_COLUMNS;
                         let at = before * whole + (column - self.columns.start) * depth;
                         (&packed[at..][..S::TILE_COLUMNS * depth], S::TILE_COLUMNS)
                     }
                     // Read by one or two tiles alone, rows of B are best left where they are.
-                    None if !self.b.along_k
-                        && depth > 0
-                        && rows.len() <= 2 * S::TILE_ROWS
-                        && column + S::TILE_COLUMNS <= n =>
+                    (None, Some(source))
+                        if !source.along_k
+                            && depth > 0
+                            && rows.len() <= 2 * S::TILE_ROWS
+                            && column + S::TILE_COLUMNS <= n =>
                     {
-                        let stride = self.b.stride;
+                        let stride = source.stride;
                         let at = k0 * stride + column;
-                        (&self.b.data[at..][..(depth - 1) * stride + S::TILE_COLUMNS], stride)
+                        (&source.data[at..][..(depth - 1) * stride + S::TILE_COLUMNS], stride)
                     }
-                    None => {
+                    (None, _) => {
                         let out = &mut own_b[..S::TILE_COLUMNS * depth];
-                        pack::panels(s, self.b, S::TILE_COLUMNS, column / S::TILE_COLUMNS, k0, depth, out);
+                        self.b.pack(s, S::TILE_COLUMNS, column / S::TILE_COLUMNS, k0, depth, out);
                         (&own_b[..S::TILE_COLUMNS * depth], S::TILE_COLUMNS)
                     }
                 };
                 for row in rows.clone().step_by(S::TILE_ROWS) {
-                    let (a, a_row, a_step) = match self.packed_a {
-                        Some(packed) => {
+                    let (a, a_row, a_step) = match (self.packed_a, self.a.as_it_lies()) {
+                        (Some(packed), _) => {
                             let whole = self.rows.len().div_ceil(S::TILE_ROWS) * S::TILE_ROWS;
                             let at = before * whole + (row - self.rows.start) * depth;
                             (packed[at..][..S::TILE_ROWS * depth].as_ptr(), 1, S::TILE_ROWS)
                         }
-                        None if row + S::TILE_ROWS <= self.g.m && depth > 0 => {
-                            let source = self.a;
+                        (None, Some(source)) if row + S::TILE_ROWS <= self.g.m && depth > 0 => {
                             let (a_row, a_step) =
                                 if source.along_k { (source.stride, 1) } else { (1, source.stride) };
                             let from = row * a_row + k0 * a_step;
                             let to = (row + S::TILE_ROWS - 1) * a_row + (k1 - 1) * a_step;
                             (source.data[from..=to].as_ptr(), a_row, a_step)
                         }
-                        None => {
+                        (None, _) => {
                             let out = &mut own_a[..S::TILE_ROWS * depth];
-                            pack::panels(s, self.a, S::TILE_ROWS, row / S::TILE_ROWS, k0, depth, out);
+                            self.a.pack(s, S::TILE_ROWS, row / S::TILE_ROWS, k0, depth, out);
                             (own_a[..S::TILE_ROWS * depth].as_ptr(), 1, S::TILE_ROWS)
                         }
                     };
@@ -290,7 +291,12 @@ impl Task for Compute<'_> {
                     };
                     // SAFETY: both panels hold `depth` steps of a whole tile, as their slicing checked; the target's
                     // rows and columns are this piece's own and lie within C.
-                    unsafe { s.tile(&operands, &target) };
+                    unsafe {
+                        match self.g.precision {
+                            Precision::F32 => s.tile(&operands, &target),
+                            Precision::Bf16 => s.tile_of_pairs(&operands, &target),
+                        }
+                    }
                     if with_epilogue && block + 1 == self.depths.blocks {
                         let (rows, columns) = (row..row + target.rows, column..column + target.columns);
                         with_activation!(self.g.activation, finish(s, self, rows, columns));

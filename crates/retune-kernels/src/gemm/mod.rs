@@ -3,6 +3,7 @@
 //! After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): operands are packed
 //! into panels, a register tile runs over them, blocks of k are added in ascending order. How k is cut depends on
 //! k alone and every element is summed by the same tile, so a row's bits do not depend on its neighbours.
+//! In bf16 operands are rounded as they are packed, and sums are f32.
 
 mod driver;
 pub(crate) mod pack;
@@ -11,7 +12,7 @@ pub(crate) mod tile;
 
 pub(crate) use driver::{Depths, K_BLOCK, tile_sides};
 
-use crate::{Activation, Cpu};
+use crate::{Activation, Cpu, Matrix, Precision};
 
 /// Which operand is stored transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,10 +36,12 @@ pub struct Gemm<'a> {
     pub n: usize,
     /// The summed dimension.
     pub k: usize,
+    /// What the operands are rounded to.
+    pub precision: Precision,
     /// The left operand, `m · k` elements.
-    pub a: &'a [f32],
+    pub a: Matrix<'a>,
     /// The right operand, `k · n` elements.
-    pub b: &'a [f32],
+    pub b: Matrix<'a>,
     /// Whether the product is added to what `C` holds, before bias and activation.
     pub accumulate: bool,
     /// The factor on the product.

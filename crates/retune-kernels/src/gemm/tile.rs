@@ -22,13 +22,57 @@ pub(crate) struct Target {
     pub accumulate: bool,
 }
 
+/// What the elements of packed operands are, each of the size of an f32.
+pub(crate) trait Words<S: Simd> {
+    /// How often a step of k goes over the tile.
+    const PASSES: usize;
+    /// What a pass multiplies of a word.
+    fn part(s: S, word: S::F, pass: usize) -> S::F;
+    /// `a · b + sum`
+    fn multiply_add(s: S, a: S::F, b: S::F, sum: S::F) -> S::F;
+}
+
+/// Numbers in f32.
+pub(crate) struct Singles;
+
+impl<S: Simd> Words<S> for Singles {
+    const PASSES: usize = 1;
+
+    #[inline(always)]
+    fn part(_s: S, word: S::F, _pass: usize) -> S::F {
+        word
+    }
+
+    #[inline(always)]
+    fn multiply_add(s: S, a: S::F, b: S::F, sum: S::F) -> S::F {
+        s.mul_add(a, b, sum)
+    }
+}
+
+/// Pairs of bf16 numbers that follow one another along k, the first in the low half: widened, one after the other.
+pub(crate) struct Pairs;
+
+impl<S: Simd> Words<S> for Pairs {
+    const PASSES: usize = 2;
+
+    #[inline(always)]
+    fn part(s: S, word: S::F, pass: usize) -> S::F {
+        if pass == 0 { s.low_half(word) } else { s.high_half(word) }
+    }
+
+    #[inline(always)]
+    fn multiply_add(s: S, a: S::F, b: S::F, sum: S::F) -> S::F {
+        s.mul_add(a, b, sum)
+    }
+}
+
 /// Multiplies one tile of `ROWS` by `VECTORS` vectors.
 ///
 /// # Safety
 /// Readable: `k` steps of all `ROWS` of A and of whole vectors of B, whatever `rows` and `columns` say. Writable (and
 /// readable when accumulating): `rows` by `columns` of C, `rows <= ROWS` and `columns <= VECTORS · LANES`.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
+pub(crate) unsafe fn multiply<S: Simd, W: Words<S>, const ROWS: usize, const VECTORS: usize>(
     s: S,
     operands: &Operands,
     target: &Target,
@@ -47,14 +91,16 @@ pub(crate) unsafe fn multiply<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
         let (mut a, mut b) = (a, b);
         for _ in 0..k {
-            let mut line = [s.zero(); VECTORS];
-            for (v, line) in line.iter_mut().enumerate() {
-                *line = s.load(b.add(v * S::LANES));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let factor = s.splat(*a.add(r * a_row));
-                for (sum, line) in sums.iter_mut().zip(line) {
-                    *sum = s.mul_add(factor, line, *sum);
+            for pass in 0..W::PASSES {
+                let mut line = [s.zero(); VECTORS];
+                for (v, line) in line.iter_mut().enumerate() {
+                    *line = W::part(s, s.load(b.add(v * S::LANES)), pass);
+                }
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = W::part(s, s.splat(*a.add(r * a_row)), pass);
+                    for (sum, line) in sums.iter_mut().zip(line) {
+                        *sum = W::multiply_add(s, factor, line, *sum);
+                    }
                 }
             }
             a = a.wrapping_add(a_step);

@@ -2,8 +2,11 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::{Simd, Task};
-use crate::gemm::tile::{self, Operands, Target};
+use crate::Isa;
+use crate::gemm::tile::{self, Operands, Pairs, Singles, Target};
 
 /// Proof that the machine has AVX2 and FMA: made in [`run`] alone.
 #[derive(Clone, Copy)]
@@ -46,6 +49,11 @@ impl Simd for Avx2 {
     type F = __m256;
     type U = __m256i;
     type M = __m256;
+
+    #[inline(always)]
+    fn isa(self) -> Isa {
+        Isa::Avx2
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m256 {
@@ -115,6 +123,44 @@ impl Simd for Avx2 {
             let low = _mm256_blend_epi32::<0b1010_1010>(even, _mm256_slli_epi64::<32>(odd));
             (high, low)
         }}
+        fn round_bf16(self, a: __m256) -> __m256 {{
+            let bits = _mm256_castps_si256(a);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+            let rounded = _mm256_blendv_epi8(nearest, quiet, nan);
+            _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(!0xffff)))
+        }}
+        fn low_half(self, pair: __m256) -> __m256 {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(pair)))
+        }
+        fn high_half(self, pair: __m256) -> __m256 {
+            _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32(!0xffff)))
+        }
+        fn join_halves(self, low: __m256, high: __m256) -> __m256 {
+            _mm256_or_ps(_mm256_castsi256_ps(_mm256_srli_epi32::<16>(_mm256_castps_si256(low))), high)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m256 {
+        // SAFETY: the caller vouches for eight numbers of sixteen bits.
+        unsafe {
+            let numbers = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(numbers))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m256) {
+        // SAFETY: the caller vouches for eight numbers of sixteen bits.
+        unsafe {
+            let halves = _mm256_srli_epi32::<16>(_mm256_castps_si256(v));
+            let quarters = _mm256_packus_epi32(halves, halves);
+            let together = _mm256_permute4x64_epi64::<0b1000>(quarters);
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(together));
+        }
     }
 
     #[inline(always)]
@@ -158,10 +204,32 @@ impl Simd for Avx2 {
         // SAFETY: handed on.
         unsafe {
             if target.columns <= Self::LANES {
-                tile::multiply::<Self, 6, 1>(self, operands, target)
+                tile::multiply::<Self, Singles, 6, 1>(self, operands, target)
             } else {
-                tile::multiply::<Self, 6, 2>(self, operands, target)
+                tile::multiply::<Self, Singles, 6, 2>(self, operands, target)
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_of_pairs(self, operands: &Operands, target: &Target) {
+        // SAFETY: handed on; `self` proves the instructions.
+        unsafe { tile_of_pairs(self, operands, target) }
+    }
+}
+
+/// [`Simd::tile_of_pairs`], once for all kernels that call it.
+///
+/// # Safety
+/// As there, on a machine with AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_of_pairs(s: Avx2, operands: &Operands, target: &Target) {
+    // SAFETY: handed on.
+    unsafe {
+        if target.columns <= Avx2::LANES {
+            tile::multiply::<Avx2, Pairs, 6, 1>(s, operands, target)
+        } else {
+            tile::multiply::<Avx2, Pairs, 6, 2>(s, operands, target)
         }
     }
 }

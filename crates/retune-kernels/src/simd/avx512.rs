@@ -3,18 +3,72 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::{Simd, Task};
-use crate::gemm::tile::{self, Operands, Target};
+use crate::Isa;
+use crate::gemm::tile::{self, Operands, Pairs, Singles, Target, Words};
 
 /// Proof that the machine has AVX-512F, AVX2 and FMA: made in [`run`] alone.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    /// Whether it has AVX512-BF16 too, and that is asked for.
+    multiplies_bf16: bool,
+}
 
 /// # Safety
-/// The machine has AVX-512F, AVX2 and FMA.
+/// The machine has AVX-512F, AVX2 and FMA, and AVX512-BF16 if `multiplies_bf16`.
 #[target_feature(enable = "avx512f,avx2,fma")]
-pub(crate) unsafe fn run<T: Task>(task: &T, piece: usize) {
-    task.run(Avx512(()), piece);
+pub(crate) unsafe fn run<T: Task>(task: &T, piece: usize, multiplies_bf16: bool) {
+    task.run(Avx512 { multiplies_bf16 }, piece);
+}
+
+/// Pairs of bf16 numbers, multiplied and added by one instruction. It takes subnormal numbers for zero.
+struct HardwarePairs;
+
+impl Words<Avx512> for HardwarePairs {
+    const PASSES: usize = 1;
+
+    #[inline(always)]
+    fn part(_s: Avx512, word: __m512, _pass: usize) -> __m512 {
+        word
+    }
+
+    #[inline(always)]
+    fn multiply_add(_s: Avx512, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: vectors of the same bits; this is inlined into `tile_in_hardware` alone, which has the instruction.
+        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+    }
+}
+
+/// # Safety
+/// As [`crate::gemm::tile::multiply`], on a machine with AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+unsafe fn tile_in_hardware(s: Avx512, operands: &Operands, target: &Target) {
+    // SAFETY: handed on.
+    unsafe {
+        if target.columns <= Avx512::LANES {
+            tile::multiply::<Avx512, HardwarePairs, 14, 1>(s, operands, target)
+        } else {
+            tile::multiply::<Avx512, HardwarePairs, 14, 2>(s, operands, target)
+        }
+    }
+}
+
+/// The same by widening.
+///
+/// # Safety
+/// As [`crate::gemm::tile::multiply`], on a machine with AVX-512F, AVX2 and FMA.
+#[target_feature(enable = "avx512f,avx2,fma")]
+unsafe fn tile_of_pairs(s: Avx512, operands: &Operands, target: &Target) {
+    // SAFETY: handed on.
+    unsafe {
+        if target.columns <= Avx512::LANES {
+            tile::multiply::<Avx512, Pairs, 14, 1>(s, operands, target)
+        } else {
+            tile::multiply::<Avx512, Pairs, 14, 2>(s, operands, target)
+        }
+    }
 }
 
 #[inline(always)]
@@ -43,6 +97,11 @@ impl Simd for Avx512 {
     type F = __m512;
     type U = __m512i;
     type M = __mmask16;
+
+    #[inline(always)]
+    fn isa(self) -> Isa {
+        if self.multiplies_bf16 { Isa::Avx512Bf16 } else { Isa::Avx512 }
+    }
 
     #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
@@ -105,6 +164,43 @@ impl Simd for Avx512 {
             let low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64::<32>(odd));
             (high, low)
         }}
+        fn round_bf16(self, a: __m512) -> __m512 {{
+            let bits = _mm512_castps_si512(a);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let quiet = _mm512_set1_epi32(0x0040_0000);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let rounded = _mm512_mask_or_epi32(nearest, nan, bits, quiet);
+            _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(!0xffff)))
+        }}
+        fn low_half(self, pair: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(pair)))
+        }
+        fn high_half(self, pair: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32(!0xffff)))
+        }
+        fn join_halves(self, low: __m512, high: __m512) -> __m512 {{
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
+            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(high)))
+        }}
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m512 {
+        // SAFETY: the caller vouches for sixteen numbers of sixteen bits.
+        unsafe {
+            let numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(numbers))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m512) {
+        // SAFETY: the caller vouches for sixteen numbers of sixteen bits.
+        unsafe {
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
+            _mm256_storeu_si256(p.cast(), halves);
+        }
     }
 
     #[inline(always)]
@@ -149,9 +245,21 @@ impl Simd for Avx512 {
         // SAFETY: handed on.
         unsafe {
             if target.columns <= Self::LANES {
-                tile::multiply::<Self, 14, 1>(self, operands, target)
+                tile::multiply::<Self, Singles, 14, 1>(self, operands, target)
             } else {
-                tile::multiply::<Self, 14, 2>(self, operands, target)
+                tile::multiply::<Self, Singles, 14, 2>(self, operands, target)
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_of_pairs(self, operands: &Operands, target: &Target) {
+        // SAFETY: handed on; the flag is the proof of AVX512-BF16.
+        unsafe {
+            if self.multiplies_bf16 {
+                tile_in_hardware(self, operands, target)
+            } else {
+                tile_of_pairs(self, operands, target)
             }
         }
     }

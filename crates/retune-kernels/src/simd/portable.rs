@@ -1,7 +1,10 @@
 //! Arrays of eight lanes in plain Rust: what every vector operation means.
 
+use half::bf16;
+
 use super::Simd;
-use crate::gemm::tile::{self, Operands, Target};
+use crate::Isa;
+use crate::gemm::tile::{self, Operands, Pairs, Singles, Target};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -27,6 +30,11 @@ impl Simd for Portable {
     type F = [f32; 8];
     type U = [u32; 8];
     type M = [bool; 8];
+
+    #[inline(always)]
+    fn isa(self) -> Isa {
+        Isa::Portable
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -194,6 +202,38 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn round_bf16(self, a: Self::F) -> Self::F {
+        a.map(|a| bf16::from_f32(a).to_f32())
+    }
+
+    #[inline(always)]
+    fn low_half(self, pair: Self::F) -> Self::F {
+        pair.map(|pair| f32::from_bits(pair.to_bits() << 16))
+    }
+
+    #[inline(always)]
+    fn high_half(self, pair: Self::F) -> Self::F {
+        pair.map(|pair| f32::from_bits(pair.to_bits() & !0xffff))
+    }
+
+    #[inline(always)]
+    fn join_halves(self, low: Self::F, high: Self::F) -> Self::F {
+        zip(low, high, |low, high| f32::from_bits(low.to_bits() >> 16 | high.to_bits()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> Self::F {
+        // SAFETY: the caller vouches for eight numbers; an array needs no more alignment than its element.
+        unsafe { p.cast::<[bf16; 8]>().read() }.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: Self::F) {
+        // SAFETY: the caller vouches for eight numbers.
+        unsafe { p.cast::<[bf16; 8]>().write(v.map(|v| bf16::from_bits((v.to_bits() >> 16) as u16))) }
+    }
+
+    #[inline(always)]
     unsafe fn transpose_8x8(self, rows: [*const f32; 8], dst: *mut f32, step: usize, count: usize) {
         for (r, row) in rows.into_iter().enumerate().take(count) {
             for p in 0..8 {
@@ -208,9 +248,21 @@ impl Simd for Portable {
         // SAFETY: handed on.
         unsafe {
             if target.columns <= Self::LANES {
-                tile::multiply::<Self, 6, 1>(self, operands, target)
+                tile::multiply::<Self, Singles, 6, 1>(self, operands, target)
             } else {
-                tile::multiply::<Self, 6, 2>(self, operands, target)
+                tile::multiply::<Self, Singles, 6, 2>(self, operands, target)
+            }
+        }
+    }
+
+    #[inline(never)]
+    unsafe fn tile_of_pairs(self, operands: &Operands, target: &Target) {
+        // SAFETY: handed on.
+        unsafe {
+            if target.columns <= Self::LANES {
+                tile::multiply::<Self, Pairs, 6, 1>(self, operands, target)
+            } else {
+                tile::multiply::<Self, Pairs, 6, 2>(self, operands, target)
             }
         }
     }

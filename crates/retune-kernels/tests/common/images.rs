@@ -3,7 +3,7 @@
 use retune_kernels::*;
 use retune_testing::reference::convolution::{Convolution, Pooling};
 
-use super::{Size, counter_normal_like, draw};
+use super::{PRECISIONS, Size, counter_normal_like, draw};
 
 /// The reference's description of a convolution.
 pub fn reference(shape: &Conv2d) -> Convolution {
@@ -69,21 +69,22 @@ fn convolutions(size: &Size) -> Vec<Conv2d> {
 /// Runs every kernel for images once and keeps what each wrote.
 pub fn every_image_kernel(cpu: &Cpu, size: &Size, keep: &mut dyn FnMut(&str, Vec<f32>)) {
     let zeros = |n: usize| vec![f32::NAN; n];
-    for shape in convolutions(size) {
+    for (shape, precision) in convolutions(size).into_iter().flat_map(|shape| PRECISIONS.map(|p| (shape, p)))
+    {
         let [inputs, weights, outputs] = lengths(&shape);
         // Small weights and gradients, so that sums are of the order of one.
         let weight = counter_normal_like("weight", weights, 0.1);
         let dy = counter_normal_like("dy", outputs, 0.1);
         let (x, bias) = (draw("x", inputs), draw("bias", shape.out_channels));
         let (mut y, mut dx, mut dweight) = (zeros(outputs), zeros(inputs), draw("dweight", weights));
-        conv2d_forward(cpu, &shape, &x, &weight, Some(&bias), &mut y);
-        conv2d_input_gradient(cpu, &shape, &dy, &weight, &mut dx, false);
-        keep(&format!("{shape:?} forward"), y);
-        keep(&format!("{shape:?} dx"), dx.clone());
-        conv2d_input_gradient(cpu, &shape, &dy, &weight, &mut dx, true);
-        conv2d_weight_gradient(cpu, &shape, &x, &dy, &mut dweight);
-        keep(&format!("{shape:?} dx added"), dx);
-        keep(&format!("{shape:?} dweight"), dweight);
+        conv2d_forward(cpu, &shape, precision, &x, &weight, Some(&bias), &mut y);
+        conv2d_input_gradient(cpu, &shape, precision, &dy, &weight, &mut dx, false);
+        keep(&format!("{precision:?} {shape:?} forward"), y);
+        keep(&format!("{precision:?} {shape:?} dx"), dx.clone());
+        conv2d_input_gradient(cpu, &shape, precision, &dy, &weight, &mut dx, true);
+        conv2d_weight_gradient(cpu, &shape, precision, &x, &dy, &mut dweight);
+        keep(&format!("{precision:?} {shape:?} dx added"), dx);
+        keep(&format!("{precision:?} {shape:?} dweight"), dweight);
     }
 
     let shape = convolutions(size)[0];

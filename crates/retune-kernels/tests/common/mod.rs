@@ -9,7 +9,10 @@ pub use retune_testing::{assert_close, counter_normal_like, counter_uniform, wid
 
 /// The instruction sets this machine can run.
 pub fn paths() -> Vec<Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.available()).collect()
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
+        .into_iter()
+        .filter(|isa| isa.available())
+        .collect()
 }
 
 /// Calls a test with a context of two threads on every instruction set.
@@ -22,6 +25,22 @@ pub fn on_every_path(test: impl Fn(&Cpu)) {
 pub fn draw(name: &str, n: usize) -> Vec<f32> {
     counter_normal_like(name, n, 1.0)
 }
+
+/// Values that rounding to bf16 leaves alone if the precision rounds, so that its products are exact too.
+pub fn draw_in(precision: Precision, name: &str, n: usize) -> Vec<f32> {
+    let values = draw(name, n);
+    match precision {
+        Precision::F32 => values,
+        Precision::Bf16 => values.into_iter().map(|value| bf16::from_f32(value).to_f32()).collect(),
+    }
+}
+
+/// The values, stored in bf16.
+pub fn halves(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|&value| bf16::from_f32(value)).collect()
+}
+
+pub const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 pub fn row_keys(n: usize) -> Vec<RowKey> {
     (0..n as u32).map(|i| RowKey { sample: i / 5, position: i % 5 }).collect()
@@ -75,7 +94,9 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
     let drop = Dropout { probability: 0.2, key: [11, 7], rows: &keys };
     let zeros = |n: usize| vec![f32::NAN; n];
 
-    for layout in [Layout::Nt, Layout::Nn, Layout::Tn] {
+    for (layout, precision) in
+        [Layout::Nt, Layout::Nn, Layout::Tn].into_iter().flat_map(|layout| PRECISIONS.map(|p| (layout, p)))
+    {
         for accumulate in [false, true] {
             let (a, b) = (draw("a", elements), draw("b", width * inner));
             let bias = draw("bias", inner);
@@ -86,15 +107,16 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
                 m: tokens,
                 n: inner,
                 k: width,
-                a: &a,
-                b: &b,
+                precision,
+                a: (&a).into(),
+                b: (&b).into(),
                 accumulate,
                 scale: 0.5,
                 bias: Some(&bias),
                 activation: Activation::GeluErf,
             };
             gemm(cpu, &g, &mut c, Some(&mut pre));
-            keep(&format!("gemm {layout:?} {accumulate}"), c);
+            keep(&format!("gemm {layout:?} {precision:?} {accumulate}"), c);
             keep("gemm pre", pre);
         }
     }
@@ -105,8 +127,9 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
         m: width,
         n: width,
         k: tokens,
-        a: &x,
-        b: &y,
+        precision: Precision::F32,
+        a: (&x).into(),
+        b: (&y).into(),
         accumulate: false,
         scale: 1.0,
         bias: None,
@@ -170,14 +193,27 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
         keep(name, values);
     }
 
-    for causal in [false, true] {
+    let mut rounded = vec![bf16::ZERO; elements];
+    to_bf16(cpu, &x, &mut rounded);
+    let mut widened = zeros(elements);
+    from_bf16(cpu, &rounded, &mut widened);
+    keep("rounded", widened);
+
+    for (causal, precision) in [false, true].into_iter().flat_map(|causal| PRECISIONS.map(|p| (causal, p))) {
         let fused = draw("qkv", tokens * 3 * width);
-        let third = |i: usize| fused.get(i * width..).unwrap_or(&[]);
+        let fused_halves = halves(&fused);
+        let third = |i: usize| -> Matrix {
+            match precision {
+                Precision::F32 => fused.get(i * width..).unwrap_or(&[]).into(),
+                Precision::Bf16 => fused_halves.get(i * width..).unwrap_or(&[]).into(),
+            }
+        };
         let a = Attention {
             heads,
             head_dim: width / heads,
             scale: 0.4,
             causal,
+            precision,
             q: third(0),
             q_stride: 3 * width,
             k: third(1),
@@ -191,12 +227,14 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
         let (mut out, mut log_sum_exp) = (zeros(elements), zeros(tokens * heads));
         attention_forward(cpu, &a, &mut out, Some(&mut log_sum_exp));
         let (mut dq, mut dk, mut dv) = (zeros(elements), zeros(elements), zeros(elements));
-        attention_backward(cpu, &a, &out, &log_sum_exp, &y, &mut dq, &mut dk, &mut dv);
-        keep("attention", out);
-        keep("attention log-sum-exp", log_sum_exp);
-        keep("attention dq", dq);
-        keep("attention dk", dk);
-        keep("attention dv", dv);
+        let kept = halves(&out);
+        let kept_out = if precision == Precision::Bf16 { kept.as_slice().into() } else { (&out).into() };
+        attention_backward(cpu, &a, kept_out, &log_sum_exp, &y, &mut dq, &mut dk, &mut dv);
+        keep(&format!("{precision:?} attention"), out);
+        keep(&format!("{precision:?} attention log-sum-exp"), log_sum_exp);
+        keep(&format!("{precision:?} attention dq"), dq);
+        keep(&format!("{precision:?} attention dk"), dk);
+        keep(&format!("{precision:?} attention dv"), dv);
     }
 
     let indices: Vec<u32> = (0..tokens as u32).map(|i| i * 7 % 11).collect();

@@ -4,7 +4,7 @@ use retune_kernels as kernels;
 use retune_kernels::Attention;
 
 use super::DropoutSpec;
-use crate::{Context, Tensor, Work};
+use crate::{Context, Factor, Tensor, Work};
 
 /// The form of an attention: heads, masking, and where each sequence starts.
 #[derive(Clone, Debug)]
@@ -39,8 +39,9 @@ impl AttentionShape {
     /// The kernel's view of queries, keys and values of `width` columns: tensors, and the column at which each begins.
     fn kernel<'a>(
         &'a self,
+        context: &Context,
         width: usize,
-        [q, k, v]: [(&'a Tensor, usize); 3],
+        [q, k, v]: [(Factor<'a>, usize); 3],
         dropout: Option<&'a DropoutSpec>,
     ) -> Attention<'a> {
         Attention {
@@ -48,11 +49,12 @@ impl AttentionShape {
             head_dim: width / self.heads,
             scale: self.scale,
             causal: self.causal,
-            q: &q.0.values()[q.1..],
+            precision: context.precision(),
+            q: q.0.matrix_from(q.1),
             q_stride: q.0.width(),
-            k: &k.0.values()[k.1..],
+            k: k.0.matrix_from(k.1),
             k_stride: k.0.width(),
-            v: &v.0.values()[v.1..],
+            v: v.0.matrix_from(v.1),
             v_stride: v.0.width(),
             query_offsets: &self.query_offsets,
             key_offsets: &self.key_offsets,
@@ -64,7 +66,7 @@ impl AttentionShape {
         &self,
         context: &Context,
         width: usize,
-        inputs: [(&Tensor, usize); 3],
+        inputs: [(Factor<'_>, usize); 3],
         dropout: Option<&DropoutSpec>,
         keep: bool,
     ) -> (Tensor, Option<Tensor>) {
@@ -73,7 +75,7 @@ impl AttentionShape {
         let mut out = context.allocate([rows, width]);
         let mut log_sum_exp = keep.then(|| context.allocate([rows, self.heads]));
         if let Some(cpu) = context.kernels() {
-            let inputs = self.kernel(width, inputs, dropout);
+            let inputs = self.kernel(context, width, inputs, dropout);
             let log_sum_exp = log_sum_exp.as_mut().map(Tensor::make_mut);
             kernels::attention_forward(cpu, &inputs, out.make_mut(), log_sum_exp);
         }
@@ -83,9 +85,9 @@ impl AttentionShape {
     fn backward(
         &self,
         context: &Context,
-        inputs: [(&Tensor, usize); 3],
+        inputs: [(Factor<'_>, usize); 3],
         dropout: Option<&DropoutSpec>,
-        [out, log_sum_exp]: [&Tensor; 2],
+        (out, log_sum_exp): (Factor<'_>, &Tensor),
         dout: &Tensor,
     ) -> [Tensor; 3] {
         let width = dout.width();
@@ -94,8 +96,8 @@ impl AttentionShape {
         if let Some(cpu) = context.kernels() {
             kernels::attention_backward(
                 cpu,
-                &self.kernel(width, inputs, dropout),
-                out.values(),
+                &self.kernel(context, width, inputs, dropout),
+                out.matrix(),
                 log_sum_exp.values(),
                 dout.values(),
                 dq.make_mut(),
@@ -109,58 +111,66 @@ impl AttentionShape {
 
 /// `softmax(scale · q·kᵀ)·v` per head and sequence, with dropout on the probabilities: [query rows, width]; with
 /// `keep` also the logarithm of each softmax's denominator, [query rows, heads].
-pub fn attention(
+pub fn attention<'a>(
     context: &Context,
     shape: &AttentionShape,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: impl Into<Factor<'a>>,
+    k: impl Into<Factor<'a>>,
+    v: impl Into<Factor<'a>>,
     dropout: Option<&DropoutSpec>,
     keep: bool,
 ) -> (Tensor, Option<Tensor>) {
-    shape.forward(context, q.width(), [(q, 0), (k, 0), (v, 0)], dropout, keep)
+    let q = q.into();
+    shape.forward(context, q.width(), [(q, 0), (k.into(), 0), (v.into(), 0)], dropout, keep)
 }
 
 /// Gradients of `q`, `k` and `v`.
 #[expect(clippy::too_many_arguments, reason = "the operation has this many inputs")]
-pub fn attention_backward(
+pub fn attention_backward<'a>(
     context: &Context,
     shape: &AttentionShape,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: impl Into<Factor<'a>>,
+    k: impl Into<Factor<'a>>,
+    v: impl Into<Factor<'a>>,
     dropout: Option<&DropoutSpec>,
-    out: &Tensor,
+    out: impl Into<Factor<'a>>,
     log_sum_exp: &Tensor,
     dout: &Tensor,
 ) -> [Tensor; 3] {
-    shape.backward(context, [(q, 0), (k, 0), (v, 0)], dropout, [out, log_sum_exp], dout)
+    let inputs = [(q.into(), 0), (k.into(), 0), (v.into(), 0)];
+    shape.backward(context, inputs, dropout, (out.into(), log_sum_exp), dout)
 }
 
 /// As [`attention`], of queries, keys and values that stand side by side: `q` [query rows, 3 · width], of which the first
 /// `width` columns are read, and `qkv` [key rows, 3 · width], of which the others are.
-pub fn fused_attention(
+pub fn fused_attention<'a>(
     context: &Context,
     shape: &AttentionShape,
-    q: &Tensor,
-    qkv: &Tensor,
+    q: impl Into<Factor<'a>>,
+    qkv: impl Into<Factor<'a>>,
     dropout: Option<&DropoutSpec>,
     keep: bool,
 ) -> (Tensor, Option<Tensor>) {
+    let qkv = qkv.into();
     let width = qkv.width() / 3;
-    shape.forward(context, width, [(q, 0), (qkv, width), (qkv, 2 * width)], dropout, keep)
+    shape.forward(context, width, [(q.into(), 0), (qkv, width), (qkv, 2 * width)], dropout, keep)
 }
 
-/// Gradients of queries [query rows, width], keys and values [key rows, width] of [`fused_attention`], which gave `kept`.
-pub fn fused_attention_backward(
+/// Gradients of queries [query rows, width], keys and values [key rows, width] of [`fused_attention`], which gave `out`
+/// and `log_sum_exp`.
+#[expect(clippy::too_many_arguments, reason = "the operation has this many inputs")]
+pub fn fused_attention_backward<'a>(
     context: &Context,
     shape: &AttentionShape,
-    q: &Tensor,
-    qkv: &Tensor,
+    q: impl Into<Factor<'a>>,
+    qkv: impl Into<Factor<'a>>,
     dropout: Option<&DropoutSpec>,
-    kept: [&Tensor; 2],
+    out: impl Into<Factor<'a>>,
+    log_sum_exp: &Tensor,
     dout: &Tensor,
 ) -> [Tensor; 3] {
+    let qkv = qkv.into();
     let width = qkv.width() / 3;
-    shape.backward(context, [(q, 0), (qkv, width), (qkv, 2 * width)], dropout, kept, dout)
+    let inputs = [(q.into(), 0), (qkv, width), (qkv, 2 * width)];
+    shape.backward(context, inputs, dropout, (out.into(), log_sum_exp), dout)
 }

@@ -3,7 +3,8 @@
 use retune_kernels as kernels;
 use retune_kernels::Conv2d;
 
-use crate::{Context, Tensor, Work};
+use super::widened;
+use crate::{Context, Factor, Operand, Tensor, Work};
 
 /// The form of a convolution beside its sizes; each pair is vertical, horizontal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,8 @@ impl Default for Conv2dParameters {
 }
 
 /// The four sizes of a batch of images.
-pub(super) fn image_sizes(x: &Tensor) -> [usize; 4] {
+pub(super) fn image_sizes<'a>(x: impl Into<Factor<'a>>) -> [usize; 4] {
+    let x = x.into();
     match *x.shape().sizes() {
         [batch, height, width, channels] => [batch, height, width, channels],
         _ => panic!("images are [batch, height, width, channels], this is {x:?}"),
@@ -78,7 +80,15 @@ pub fn conv2d(
         context.allocate([shape.batch, shape.output_height(), shape.output_width(), shape.out_channels]);
     if let Some(cpu) = context.kernels() {
         let bias = bias.map(Tensor::values);
-        kernels::conv2d_forward(cpu, &shape, x.values(), weight.values(), bias, y.make_mut());
+        kernels::conv2d_forward(
+            cpu,
+            &shape,
+            context.precision(),
+            x.values(),
+            weight.values(),
+            bias,
+            y.make_mut(),
+        );
     }
     y
 }
@@ -98,7 +108,15 @@ pub fn conv2d_input_gradient(
     let mut dx = accumulate_into.unwrap_or_else(|| context.allocate(input));
     let values = dx.make_mut();
     if let Some(cpu) = context.kernels() {
-        kernels::conv2d_input_gradient(cpu, &shape, dy.values(), weight.values(), values, accumulate);
+        kernels::conv2d_input_gradient(
+            cpu,
+            &shape,
+            context.precision(),
+            dy.values(),
+            weight.values(),
+            values,
+            accumulate,
+        );
     }
     dx
 }
@@ -107,14 +125,15 @@ pub fn conv2d_input_gradient(
 pub fn conv2d_weight_gradient(
     context: &Context,
     parameters: &Conv2dParameters,
-    x: &Tensor,
+    x: &Operand,
     weight: &Tensor,
     dy: &Tensor,
     dweight: &mut [f32],
 ) {
     let shape = parameters.kernel(image_sizes(x), weight);
     count(context, &shape);
+    let x = widened(context, x);
     if let Some(cpu) = context.kernels() {
-        kernels::conv2d_weight_gradient(cpu, &shape, x.values(), dy.values(), dweight);
+        kernels::conv2d_weight_gradient(cpu, &shape, context.precision(), x.values(), dy.values(), dweight);
     }
 }

@@ -3,18 +3,19 @@
 use retune_kernels::{Activation, Gemm, Layout, gemm};
 
 use super::elementwise::count_activation;
-use crate::{Context, Tensor, Work};
+use crate::{Context, Factor, Tensor, Work};
 
 /// `activation(scale · x·wᵀ + bias)` for `x` [rows, in] and `w` [out, in]; with `keep_pre_activation` also the value
 /// before the activation. Shape [rows, out].
-pub fn linear(
+pub fn linear<'a>(
     context: &Context,
-    x: &Tensor,
+    x: impl Into<Factor<'a>>,
     weight: &Tensor,
     bias: Option<&Tensor>,
     activation: Activation,
     keep_pre_activation: bool,
 ) -> (Tensor, Option<Tensor>) {
+    let x = x.into();
     let (m, k, n) = (x.rows(), x.width(), weight.rows());
     assert_eq!(weight.width(), k, "linear: input {x:?}, weight {weight:?}");
     context.count(Work::Product, 2 * m * n * k);
@@ -27,8 +28,9 @@ pub fn linear(
             m,
             n,
             k,
-            a: x.values(),
-            b: weight.values(),
+            precision: context.precision(),
+            a: x.matrix(),
+            b: weight.values().into(),
             accumulate: false,
             scale: 1.0,
             bias: bias.map(Tensor::values),
@@ -40,7 +42,8 @@ pub fn linear(
 }
 
 /// `x += scale · a·bᵀ` for `a` [rows, k] and `b` [width, k]: a low-rank branch added to a layer's output.
-pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, scale: f32) {
+pub fn add_matmul<'a>(context: &Context, x: &mut Tensor, a: impl Into<Factor<'a>>, b: &Tensor, scale: f32) {
+    let a = a.into();
     let (m, n, k) = (a.rows(), b.rows(), a.width());
     context.count(Work::Product, 2 * m * n * k);
     // Taken on `Meta` too: a shared tensor is copied first, which costs memory.
@@ -51,8 +54,9 @@ pub fn add_matmul(context: &Context, x: &mut Tensor, a: &Tensor, b: &Tensor, sca
             m,
             n,
             k,
-            a: a.values(),
-            b: b.values(),
+            precision: context.precision(),
+            a: a.matrix(),
+            b: b.values().into(),
             accumulate: true,
             scale,
             bias: None,
@@ -81,8 +85,9 @@ pub fn linear_input_gradient(
             m,
             n,
             k,
-            a: dy.values(),
-            b: weight.values(),
+            precision: context.precision(),
+            a: dy.values().into(),
+            b: weight.values().into(),
             accumulate,
             scale,
             bias: None,
@@ -94,7 +99,14 @@ pub fn linear_input_gradient(
 }
 
 /// `dw += scale · dyᵀ·x`: the gradient of a linear layer's weight [out, in], added to the caller's buffer.
-pub fn linear_weight_gradient(context: &Context, dy: &Tensor, x: &Tensor, scale: f32, dw: &mut [f32]) {
+pub fn linear_weight_gradient<'a>(
+    context: &Context,
+    dy: &Tensor,
+    x: impl Into<Factor<'a>>,
+    scale: f32,
+    dw: &mut [f32],
+) {
+    let x = x.into();
     let (m, n, k) = (dy.width(), x.width(), dy.rows());
     context.count(Work::Product, 2 * m * n * k);
     if let Some(cpu) = context.kernels() {
@@ -103,8 +115,9 @@ pub fn linear_weight_gradient(context: &Context, dy: &Tensor, x: &Tensor, scale:
             m,
             n,
             k,
-            a: dy.values(),
-            b: x.values(),
+            precision: context.precision(),
+            a: dy.values().into(),
+            b: x.matrix(),
             accumulate: true,
             scale,
             bias: None,

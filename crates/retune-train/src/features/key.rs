@@ -5,10 +5,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use retune_nn::{ParameterId, ParameterStore};
+use retune_tensor::Precision;
 use sha2::{Digest, Sha256};
 
 /// Changes whenever features of the same key would be laid out or computed differently.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 
 /// A SHA-256.
 pub(super) type Key = [u8; 32];
@@ -22,6 +23,8 @@ pub(super) struct Setting<'a> {
     pub signature: &'a str,
     /// The kernels' instruction set: each has its own roundings.
     pub isa: &'a str,
+    /// What the operands of products are rounded to.
+    pub precision: Precision,
 }
 
 /// The key of features below a cut with the weights of a store, hashed on so many threads.
@@ -29,7 +32,11 @@ pub(super) fn key(store: &ParameterStore, setting: Setting<'_>, threads: usize) 
     let ids: Vec<ParameterId> = store.ids().filter(|&id| store.declaration(id).group < setting.cut).collect();
     let mut hasher = Sha256::new();
     hasher.update(GENERATION.to_le_bytes());
-    for text in [env!("CARGO_PKG_VERSION"), setting.isa, setting.signature] {
+    let precision = match setting.precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => "bf16",
+    };
+    for text in [env!("CARGO_PKG_VERSION"), setting.isa, precision, setting.signature] {
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
     }
@@ -110,13 +117,14 @@ mod tests {
 
     #[test]
     fn the_key_follows_every_bit_below_the_cut_and_none_above_it() {
-        let setting = Setting { cut: 1, signature: "a model", isa: "portable" };
+        let setting = Setting { cut: 1, signature: "a model", isa: "portable", precision: Precision::F32 };
         let whole = key(&store(None), setting, 1);
         assert_eq!(whole, key(&store(None), setting, 2));
         assert_eq!(whole, key(&store(Some(1)), setting, 1));
         assert_ne!(whole, key(&store(Some(0)), setting, 1));
         for other in [
             Setting { isa: "avx2", ..setting },
+            Setting { precision: Precision::Bf16, ..setting },
             Setting { signature: "another", ..setting },
             Setting { cut: 0, ..setting },
         ] {

@@ -104,7 +104,13 @@ pub(super) fn forecast(prepared: &Prepared) -> Result<Option<Forecast>, TrainErr
         return Ok(None);
     }
     let input = input_seconds(&prepared.trainee, Split::Train)?;
-    Ok(Some(Forecast::new(prepared, &plan, &MachineRates::measure(cpu), input, resident)))
+    Ok(Some(Forecast::new(
+        prepared,
+        &plan,
+        &MachineRates::measure(cpu, prepared.context.precision()),
+        input,
+        resident,
+    )))
 }
 
 /// Tells what was predicted beside what was measured.

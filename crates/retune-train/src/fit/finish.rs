@@ -284,7 +284,8 @@ fn write_artifact(
             config.write(folder, &store, &prepared.model_directory)?;
         }
         ModalTrainee::Image(image) => {
-            let artifact = ImageArtifact { trainee: image, task, temperature };
+            let artifact =
+                ImageArtifact { trainee: image, task, temperature, precision: context.precision() };
             let (mut store, mut answers) = (trainer.store.clone(), trained);
             if let (Some(lora), Some(cpu)) = (&prepared.lora, context.kernels()) {
                 let adapted = image.model.adapted_layers().iter();

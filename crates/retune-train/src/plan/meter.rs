@@ -41,7 +41,7 @@ impl<'a> Meter<'a> {
         trainee: &'a dyn Trainee,
         store: &ParameterStore,
     ) -> Self {
-        let context = Context::meta();
+        let context = Context::meta().with_precision(recipe.train.precision.of_products());
         let store = without_values(&context, store);
         let resting = context.pool().memory_use().held;
         Self { recipe, task, trainee, context, store, resting }
@@ -162,7 +162,7 @@ impl<'a> Meter<'a> {
         let trainee = self.trainee;
         let Some(model) = trainee.cut() else { return Vec::new() };
         let groups = self.store.groups();
-        let context = Context::meta();
+        let context = Context::meta().with_precision(self.context.precision());
         let kept = |cut: usize| {
             let environment = Environment { context: context.clone(), ..self.environment(trainable, true) };
             let mut forward = Forward::new(environment);

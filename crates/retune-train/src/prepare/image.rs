@@ -39,7 +39,7 @@ pub(super) fn prepare(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Prepared, TrainError> {
     refuse_text_settings(&recipe)?;
-    let context = make_context(recipe.train.threads, options.isa)?;
+    let context = make_context(recipe.train.threads, options.isa, recipe.train.precision.of_products())?;
     let threads = context_threads(&context);
     let mut config = image_config(&recipe, &location)?;
     let preprocessor = preprocessor_of(&config, &recipe)?;

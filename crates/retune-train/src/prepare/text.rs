@@ -30,7 +30,7 @@ pub(super) fn prepare(
     tell: &mut dyn FnMut(Event),
 ) -> Result<Prepared, TrainError> {
     refuse_image_settings(&recipe)?;
-    let context = make_context(recipe.train.threads, options.isa)?;
+    let context = make_context(recipe.train.threads, options.isa, recipe.train.precision.of_products())?;
     let model_directory = location.path;
     let config = ModelConfig::open(&model_directory.join("config.json"))?;
     let model_type = config.string("model_type")?.to_owned();

@@ -157,10 +157,20 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     F32,
-    /// bfloat16 with f32 accumulation.
+    /// Products of numbers rounded to bf16, summed in f32; what products read again in backward is kept in bf16.
     Bf16,
-    /// The fastest that the machine has.
+    /// What is right everywhere: f32.
     Auto,
+}
+
+impl Precision {
+    /// What the operands of products are rounded to.
+    pub fn of_products(self) -> retune_tensor::Precision {
+        match self {
+            Self::F32 | Self::Auto => retune_tensor::Precision::F32,
+            Self::Bf16 => retune_tensor::Precision::Bf16,
+        }
+    }
 }
 
 /// How often each training row is drawn.
