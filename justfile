@@ -40,6 +40,7 @@ fixtures:
     {{ python }} fixtures/counter.py > fixtures/counter.json
     {{ python }} fixtures/models/make_golden.py
     {{ python }} fixtures/bf16/make_golden.py
+    {{ python }} fixtures/norms/make_golden.py
     {{ python }} fixtures/checkpoint/make_checkpoints.py
     {{ python }} fixtures/tokenize/make_golden.py
     {{ python }} fixtures/data/make_tables.py

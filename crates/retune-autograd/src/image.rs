@@ -90,6 +90,37 @@ impl<'s> Tape<'s> {
         })
     }
 
+    /// Group normalization of `x` in `groups` of neighbouring channels, image by image. Keeps its input and the statistics.
+    pub fn group_norm(&mut self, x: &Var, groups: usize, weight: &Var, bias: &Var, eps: f32) -> Var {
+        let inputs = [x, weight, bias];
+        let keep = inputs.iter().any(|input| input.needs_gradient());
+        let [x_tensor, weight_tensor, bias_tensor] = inputs.map(Var::tensor);
+        let (y, kept) =
+            ops::group_norm(self.context(), x_tensor, groups, weight_tensor, bias_tensor, eps, keep);
+        let Some(kept) = kept else { return Var::constant(y) };
+        self.record(y, &inputs, || {
+            let [x, weight, bias] = inputs.map(Var::clone);
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                let (dweight, dbias) = walk.parameter_gradients(&weight, &bias);
+                let dx = ops::group_norm_backward(
+                    &context,
+                    &dy,
+                    x.tensor(),
+                    &kept,
+                    [weight.tensor(), bias.tensor()],
+                    eps,
+                    x.needs_gradient(),
+                    dweight,
+                    dbias,
+                );
+                if let Some(dx) = dx {
+                    walk.accumulate(&x, dx);
+                }
+            }
+        })
+    }
+
     /// The greatest value of each window. Keeps where each was found, a byte a value.
     pub fn max_pool2d(&mut self, x: &Var, window: PoolWindow) -> Var {
         let (y, argmax) = ops::max_pool2d(self.context(), &window, x.tensor(), x.needs_gradient());

@@ -273,6 +273,51 @@ impl<'s> Tape<'s> {
         })
     }
 
+    /// Root-mean-square normalization of `dropout(x) + residual` over each row, with weight `gamma`.
+    pub fn rms_norm(
+        &mut self,
+        x: &Var,
+        residual: Option<&Var>,
+        dropout: Option<DropoutSpec>,
+        gamma: &Var,
+        eps: f32,
+    ) -> Var {
+        let inputs: Vec<&Var> = [Some(x), residual, Some(gamma)].into_iter().flatten().collect();
+        let keep = inputs.iter().any(|input| input.needs_gradient());
+        let (y, kept) = ops::rms_norm(
+            self.context(),
+            x.tensor(),
+            residual.map(Var::tensor),
+            dropout.as_ref(),
+            gamma.tensor(),
+            eps,
+            keep,
+        );
+        let Some(kept) = kept else { return Var::constant(y) };
+        self.record(y, &inputs, || {
+            let (x, residual, gamma) = (x.target(), residual.map(Var::target), gamma.clone());
+            move |walk: &mut Backward<'_>, dy: Tensor| {
+                let context = walk.context().clone();
+                let gradients = ops::rms_norm_backward(
+                    &context,
+                    &dy,
+                    &kept,
+                    gamma.tensor(),
+                    dropout.as_ref(),
+                    x.needs_gradient(),
+                    residual.is_some_and(GradientTarget::needs_gradient),
+                    walk.parameter_gradient(&gamma),
+                );
+                if let Some(dx) = gradients.x {
+                    walk.accumulate_at(x, dx);
+                }
+                if let (Some(residual), Some(gradient)) = (residual, gradients.residual) {
+                    walk.accumulate_at(residual, gradient);
+                }
+            }
+        })
+    }
+
     /// Multi-head scaled dot-product attention over packed sequences: `q` [query rows, width], `k` and `v`
     /// [key rows, width] → [query rows, width]. No matrix of scores is kept.
     pub fn attention(

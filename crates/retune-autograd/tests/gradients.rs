@@ -142,6 +142,32 @@ fn layer_norm_has_the_gradients_of_its_definition() {
     }
 }
 
+#[test]
+fn rms_norm_has_the_gradients_of_its_definition() {
+    let definition = |sum: &[f64], gamma: &[f64]| -> Vec<f64> {
+        sum.chunks_exact(7).flat_map(|row| normalization::rms_norm(row, gamma, 1e-3).0).collect()
+    };
+    for with_dropout in [false, true] {
+        let spec = || with_dropout.then(|| dropout_spec(4));
+        let masked = move |x: &[f64]| if with_dropout { dropped(x, 7) } else { x.to_vec() };
+        check(
+            &format!("rms_norm, dropout {with_dropout}"),
+            &[Value("x", [4, 7]), Vector("gamma", 7)],
+            |tape, v| tape.rms_norm(&v[0], None, spec(), &v[1], 1e-3),
+            |v| definition(&masked(&v[0]), &v[1]),
+        );
+        check(
+            &format!("rms_norm with residual, dropout {with_dropout}"),
+            &[Value("x", [4, 7]), Value("residual", [4, 7]), Vector("gamma", 7)],
+            |tape, v| tape.rms_norm(&v[0], Some(&v[1]), spec(), &v[2], 1e-3),
+            |v| {
+                let sum: Vec<f64> = masked(&v[0]).iter().zip(&v[1]).map(|(x, r)| x + r).collect();
+                definition(&sum, &v[2])
+            },
+        );
+    }
+}
+
 fn offsets(lengths: &[usize]) -> Arc<Vec<u32>> {
     let ends = lengths.iter().scan(0, |end, &length| {
         *end += length as u32;

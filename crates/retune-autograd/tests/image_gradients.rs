@@ -121,6 +121,21 @@ fn batch_norm_has_the_gradients_of_its_definition() {
 }
 
 #[test]
+fn group_norm_has_the_gradients_of_its_definition() {
+    for (groups, channels) in [(1, 3), (2, 6), (5, 5)] {
+        check(
+            &format!("group_norm of {channels} channels in {groups} groups"),
+            &[Image("x", [2, 3, 2, channels]), Vector("weight", channels), Vector("bias", channels)],
+            |tape, v| tape.group_norm(&v[0], groups, &v[1], &v[2], 1e-3),
+            |v| {
+                let (weight, bias) = (v[1].clone(), v[2].clone());
+                normalization::GroupNorm { batch: 2, groups, weight, bias, eps: 1e-3 }.forward(&v[0]).0
+            },
+        );
+    }
+}
+
+#[test]
 fn pooling_has_the_gradients_of_its_definition() {
     let windows = [
         PoolWindow::tiles(2),

@@ -15,6 +15,7 @@ mod elementwise;
 mod embedding;
 mod error;
 mod gemm;
+mod group_norm;
 mod isa;
 mod layer_norm;
 mod layout;
@@ -41,9 +42,13 @@ pub use elementwise::{add, add_assign, scale_assign};
 pub use embedding::{embedding_backward, embedding_forward, gather_rows, scatter_add_rows};
 pub use error::KernelError;
 pub use gemm::{Gemm, Layout, gemm};
+pub use group_norm::{GroupNorm, GroupNormGrad, group_norm_backward, group_norm_forward};
 pub use half::bf16;
 pub use isa::Isa;
-pub use layer_norm::{LayerNormGrad, LayerNormInput, layer_norm_backward, layer_norm_forward};
+pub use layer_norm::{
+    LayerNormGrad, LayerNormInput, RmsNormGrad, RmsNormInput, layer_norm_backward, layer_norm_forward,
+    rms_norm_backward, rms_norm_forward,
+};
 pub use layout::{
     Columns, adaptive_avg_pool2d_backward, adaptive_avg_pool2d_forward, copy_columns, transpose_each,
 };

@@ -1,4 +1,4 @@
-//! Layer normalization against its definition, with dropout and residual.
+//! Layer and root-mean-square normalization against their definitions, with dropout and residual.
 
 mod common;
 
@@ -88,6 +88,88 @@ fn rows_of_every_kind_of_width_match_the_definition() {
     });
 }
 
+fn check_rms(cpu: &Cpu, rows: usize, width: usize, with_dropout: bool, with_residual: bool, scale: f32) {
+    let x = counter_normal_like("x", rows * width, scale);
+    let (residual, dy, gamma) =
+        (draw("residual", rows * width), draw("dy", rows * width), draw("gamma", width));
+    let keys = row_keys(rows);
+    let drop = with_dropout.then_some(Dropout { probability: 0.3, key: [1, 2], rows: &keys });
+    let input = RmsNormInput {
+        x: &x,
+        residual: with_residual.then_some(&residual[..]),
+        dropout: drop,
+        gamma: &gamma,
+        eps: 1e-5,
+        width,
+    };
+    let nan = |n: usize| vec![f32::NAN; n];
+    let (mut y, mut sum, mut rrms) = (nan(rows * width), nan(rows * width), nan(rows));
+    rms_norm_forward(cpu, &input, &mut y, Some(&mut sum), Some(&mut rrms));
+    let (mut dx, mut dresidual, mut dgamma) = (nan(rows * width), nan(rows * width), vec![1.0; width]);
+    let grad = RmsNormGrad { dx: Some(&mut dx), dresidual: Some(&mut dresidual), dgamma: Some(&mut dgamma) };
+    rms_norm_backward(cpu, width, &dy, &sum, &rrms, &gamma, drop.as_ref(), grad);
+
+    let gamma = widen(&gamma);
+    let mut all_dgamma = vec![1.0; width];
+    for row in 0..rows {
+        let at = row * width..(row + 1) * width;
+        let RowKey { sample, position } = keys[row];
+        let factors: Vec<f64> = (0..width)
+            .map(|j| if with_dropout { dropout::factor(0.3, [1, 2], sample, position, 0, j) } else { 1.0 })
+            .collect();
+        let s: Vec<f64> = (0..width)
+            .map(|j| {
+                let residual = if with_residual { f64::from(residual[at.start + j]) } else { 0.0 };
+                f64::from(x[at.start + j]) * factors[j] + residual
+            })
+            .collect();
+        let (y_row, rrms_row) = normalization::rms_norm(&s, &gamma, 1e-5);
+        assert_close("sum", &sum[at.clone()], &s, 1e-6, 1e-6);
+        assert_close("y", &y[at.clone()], &y_row, 1e-5, 2e-6);
+        assert_close("rrms", &rrms[row..=row], &[rrms_row], 1e-5, 1e-6);
+        let (ds, g) = normalization::rms_norm_backward(&s, &widen(&dy[at.clone()]), &gamma, rrms_row);
+        assert_close("dresidual", &dresidual[at.clone()], &ds, 1e-4, 1e-5 * rrms_row.max(1.0));
+        let masked: Vec<f64> = ds.iter().zip(&factors).map(|(d, f)| d * f).collect();
+        assert_close("dx", &dx[at], &masked, 1e-4, 1e-5 * rrms_row.max(1.0));
+        all_dgamma.iter_mut().zip(g).for_each(|(all, g)| *all += g);
+    }
+    assert_close("dgamma", &dgamma, &all_dgamma, 1e-4, 1e-5 * rows as f64);
+}
+
+#[test]
+fn rows_of_every_kind_of_width_match_the_definition_by_root_mean_square() {
+    on_every_path(|cpu| {
+        for width in [1, 2, 7, 8, 9, 16, 31, if cfg!(miri) { 17 } else { 768 }] {
+            for (with_dropout, with_residual) in [(false, false), (false, true), (true, false), (true, true)]
+            {
+                check_rms(cpu, 5, width, with_dropout, with_residual, 1.0);
+            }
+        }
+        check_rms(cpu, 0, 8, true, true, 1.0);
+        if !cfg!(miri) {
+            check_rms(cpu, 1, 20_011, true, true, 3.0);
+            check_rms(cpu, 131, 384, true, true, 1.0);
+        }
+    });
+}
+
+#[test]
+fn a_row_of_zeros_has_no_direction_and_stays_finite() {
+    on_every_path(|cpu| {
+        let input = RmsNormInput {
+            x: &[0.0; 12],
+            residual: None,
+            dropout: None,
+            gamma: &[2.0; 12],
+            eps: 1e-6,
+            width: 12,
+        };
+        let mut y = [f32::NAN; 12];
+        rms_norm_forward(cpu, &input, &mut y, None, None);
+        assert_eq!(y, [0.0; 12]);
+    });
+}
+
 #[test]
 fn a_constant_row_stays_finite() {
     on_every_path(|cpu| {
@@ -114,5 +196,6 @@ proptest! {
     fn rows_of_any_width_match_the_definition(rows in 0usize..70, width in 2usize..150, with_dropout: bool, with_residual: bool) {
         let (rows, width) = if cfg!(miri) { (rows % 3, width % 20 + 2) } else { (rows, width) };
         on_every_path(|cpu| check(cpu, rows, width, with_dropout, with_residual, 1.0));
+        on_every_path(|cpu| check_rms(cpu, rows, width, with_dropout, with_residual, 1.0));
     }
 }

@@ -137,6 +137,38 @@ impl Conv2d {
     }
 }
 
+/// Group normalization (Wu and He 2018, <https://arxiv.org/abs/1803.08494>) over images: each by itself, in groups of
+/// neighbouring channels. It has no buffers and is the same in training and evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupNorm {
+    weight: ParameterId,
+    bias: ParameterId,
+    groups: usize,
+    eps: f32,
+}
+
+impl GroupNorm {
+    /// Declares `name.weight` (ones) and `name.bias` (zeros), with PyTorch's ε 1e-5.
+    ///
+    /// # Panics
+    /// If `channels` is not a multiple of `groups`.
+    pub fn declare(builder: &mut ParameterBuilder, name: &str, groups: usize, channels: usize) -> Self {
+        assert!(channels.is_multiple_of(groups), "{name}: {channels} channels in {groups} groups");
+        Self {
+            weight: builder.parameter(format!("{name}.weight"), &[channels], Initialization::Ones),
+            bias: builder.parameter(format!("{name}.bias"), &[channels], Initialization::Zeros),
+            groups,
+            eps: 1e-5,
+        }
+    }
+
+    /// Normalizes `x` [batch, height, width, channels].
+    pub fn forward(&self, forward: &mut Forward<'_>, x: &Var) -> Var {
+        let (weight, bias) = (forward.parameter(self.weight), forward.parameter(self.bias));
+        forward.tape().group_norm(x, self.groups, &weight, &bias, self.eps)
+    }
+}
+
 /// Batch normalization (Ioffe and Szegedy 2015, <https://arxiv.org/abs/1502.03167>) over images.
 ///
 /// While it trains, it normalizes by the statistics of the batch and moves its running statistics towards them. In

@@ -181,6 +181,41 @@ impl LayerNorm {
     }
 }
 
+/// Root-mean-square normalization (Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>) over rows of a fixed
+/// width: as PyTorch's `RMSNorm`, without a mean and without a bias.
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: ParameterId,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Declares `name.weight` (ones).
+    pub fn declare(builder: &mut ParameterBuilder, name: &str, width: usize, eps: f32) -> Self {
+        Self { weight: builder.parameter(format!("{name}.weight"), &[width], Initialization::Ones), eps }
+    }
+
+    /// Normalizes each row of `x`.
+    pub fn forward(&self, forward: &mut Forward<'_>, x: &Var) -> Var {
+        let weight = forward.parameter(self.weight);
+        forward.tape().rms_norm(x, None, None, &weight, self.eps)
+    }
+
+    /// Normalizes each row of `dropout(x) + residual`.
+    pub fn forward_residual(
+        &self,
+        forward: &mut Forward<'_>,
+        x: &Var,
+        residual: &Var,
+        dropout: (Site, f32),
+        rows: &Rows,
+    ) -> Var {
+        let weight = forward.parameter(self.weight);
+        let spec = forward.dropout_spec(dropout.0, dropout.1, rows);
+        forward.tape().rms_norm(x, Some(residual), spec, &weight, self.eps)
+    }
+}
+
 /// A table of vectors.
 #[derive(Clone, Debug)]
 pub struct Embedding {

@@ -16,9 +16,9 @@ mod store;
 
 pub use buffers::{BufferUpdates, NormObservation, NormRecalibration};
 pub use forward::{Environment, Forward, Randomness, Rows, Site};
-pub use images::{BatchNorm2d, Conv2d, ConvSizes};
+pub use images::{BatchNorm2d, Conv2d, ConvSizes, GroupNorm};
 pub use initialization::{Initialization, hash_name, random_key};
-pub use layers::{Embedding, FeedForward, LayerNorm, Linear};
+pub use layers::{Embedding, FeedForward, LayerNorm, Linear, RmsNorm};
 pub use low_rank::{AdaptableLayer, AdaptedLayer, LowRank, LowRankPlan};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind, ParameterRates, ParameterState};
 pub use store::{Declaration, LayerGroup, ParameterBuilder, ParameterId, ParameterStore, Role, Trainable};

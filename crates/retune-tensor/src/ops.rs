@@ -29,7 +29,10 @@ pub use elementwise::{
     scale_assign,
 };
 pub use linear::{add_matmul, linear, linear_input_gradient, linear_weight_gradient};
-pub use norm::{LayerNormGradients, LayerNormKept, layer_norm, layer_norm_backward};
+pub use norm::{
+    GroupNormKept, LayerNormGradients, LayerNormKept, RmsNormKept, group_norm, group_norm_backward,
+    layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
+};
 pub use operand::{operand, widened};
 pub use pool2d::{
     Argmax, PoolWindow, adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward,

@@ -193,6 +193,50 @@ pub fn every_kernel(cpu: &Cpu, size: &Size) -> Vec<(String, Vec<f32>)> {
         keep(name, values);
     }
 
+    let input =
+        RmsNormInput { x: &x, residual: Some(&y), dropout: Some(drop), gamma: &gamma, eps: 1e-5, width };
+    let (mut out, mut sum, mut rrms) = (zeros(elements), zeros(elements), zeros(tokens));
+    rms_norm_forward(cpu, &input, &mut out, Some(&mut sum), Some(&mut rrms));
+    let (mut dx, mut dresidual, mut dgamma) = (zeros(elements), zeros(elements), draw("dgamma", width));
+    let grad = RmsNormGrad { dx: Some(&mut dx), dresidual: Some(&mut dresidual), dgamma: Some(&mut dgamma) };
+    rms_norm_backward(cpu, width, &y, &sum, &rrms, &gamma, Some(&drop), grad);
+    for (name, values) in [
+        ("rms norm", out),
+        ("rms norm sum", sum),
+        ("rms norm rrms", rrms),
+        ("rms norm dx", dx),
+        ("rms norm dresidual", dresidual),
+        ("rms norm dgamma", dgamma),
+    ] {
+        keep(name, values);
+    }
+    // Sequences as pictures of one size each.
+    let norm = GroupNorm {
+        batch: usize::from(tokens > 0),
+        rows: tokens,
+        channels: width,
+        groups: heads,
+        weight: &gamma,
+        bias: &beta,
+        eps: 1e-5,
+    };
+    let statistics = norm.batch * heads;
+    let (mut out, mut mean, mut rstd) = (zeros(elements), zeros(statistics), zeros(statistics));
+    group_norm_forward(cpu, &norm, &x, &mut out, Some(&mut mean), Some(&mut rstd));
+    let (mut dx, mut dweight, mut dbias) = (zeros(elements), draw("dgamma", width), draw("dbeta", width));
+    let grad = GroupNormGrad { dx: Some(&mut dx), dweight: Some(&mut dweight), dbias: Some(&mut dbias) };
+    group_norm_backward(cpu, &norm, &x, &mean, &rstd, &y, grad);
+    for (name, values) in [
+        ("group norm", out),
+        ("group norm mean", mean),
+        ("group norm rstd", rstd),
+        ("group norm dx", dx),
+        ("group norm dweight", dweight),
+        ("group norm dbias", dbias),
+    ] {
+        keep(name, values);
+    }
+
     let mut rounded = vec![bf16::ZERO; elements];
     to_bf16(cpu, &x, &mut rounded);
     let mut widened = zeros(elements);
