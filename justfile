@@ -51,6 +51,10 @@ fixtures:
     ruff check fixtures bench
     ruff format --check fixtures bench
 
+# The kernels under Miri (portable path) and AddressSanitizer (every path the machine has); needs a nightly compiler
+memory-safety *checks:
+    .ci/memory-safety {{ checks }}
+
 # Look for crashes in a reader (csv, picture, picture_file, pickle, recipe, safetensors); needs a nightly compiler and cargo-fuzz
 fuzz target seconds="60":
     cargo +nightly fuzz run {{ target }} -- -malloc_limit_mb=512 -max_total_time={{ seconds }}
