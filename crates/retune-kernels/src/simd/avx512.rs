@@ -2,6 +2,7 @@
 //! hardware: see [`crate::Isa::detect`].
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use half::bf16;
 
@@ -37,7 +38,10 @@ impl Words<Avx512> for HardwarePairs {
     #[inline(always)]
     fn multiply_add(_s: Avx512, a: __m512, b: __m512, sum: __m512) -> __m512 {
         // SAFETY: vectors of the same bits; this is inlined into `tile_in_hardware` alone, which has the instruction.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+        unsafe {
+            let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
     }
 }
 
