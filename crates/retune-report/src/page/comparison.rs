@@ -38,11 +38,7 @@ fn header(found: &Comparison) -> String {
     };
     put(&mut html, format_args!("<h1>{}</h1>\n", Escaped(&headline)));
     if !found.choice.reason.is_empty() {
-        let mut reason = found.choice.reason.clone();
-        if let Some(first) = reason.get_mut(..1) {
-            first.make_ascii_uppercase();
-        }
-        put(&mut html, format_args!("<p class=\"conclusion\">{}</p>\n", Escaped(&reason)));
+        put(&mut html, format_args!("<p class=\"conclusion\">{}</p>\n", Escaped(&found.choice.reason)));
     }
     html
 }
