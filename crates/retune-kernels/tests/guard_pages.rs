@@ -65,7 +65,7 @@ fn no_kernel_reads_or_writes_beyond_the_end_of_a_slice() {
     for isa in paths() {
         GUARDING.store(true, Ordering::Relaxed);
         for size in sizes() {
-            let cpu = Cpu::new(2, isa).unwrap();
+            let cpu = Cpu::new(threads(), isa).unwrap();
             every_kernel(&cpu, &size);
         }
         GUARDING.store(false, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use retune_kernels::*;
 
 #[test]
+#[cfg_attr(miri, ignore = "the thread pool is not for Miri")]
 fn every_kernel_has_the_same_bits_on_one_two_and_four_threads() {
     for isa in paths() {
         for size in sizes() {
@@ -44,7 +45,7 @@ fn every_kernel_agrees_with_the_portable_path_and_leaves_nothing_unwritten() {
         }
         for isa in paths() {
             for ((name, fast), (_, plain)) in
-                every_kernel(&Cpu::new(2, isa).unwrap(), &size).iter().zip(&portable)
+                every_kernel(&Cpu::new(threads(), isa).unwrap(), &size).iter().zip(&portable)
             {
                 // Where exponentials are rounded to bf16, a last bit of f32 can become one of eight.
                 let [relative, absolute] =
