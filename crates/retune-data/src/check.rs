@@ -109,7 +109,7 @@ fn texts(report: &mut Report<'_>, roles: &Roles, options: &CheckOptions) {
             if characters > options.max_characters {
                 long.push((row.line, format!("the text has {characters} characters")));
             }
-            if let Some(piece) = mojibake(&text) {
+            if let Some(piece) = garbled_piece(&text) {
                 garbled.push((row.line, format!("“{}” is garbled", excerpt(piece, 24))));
             } else if let Some(at) = text.find('\u{FFFD}') {
                 let around = &text[floor(&text, at.saturating_sub(12))..];
@@ -462,7 +462,7 @@ pub(crate) fn words(text: &str) -> String {
 }
 
 /// The same for names that a person would take for one: case, spaces, underscores, Unicode form, `1` and `1.0`.
-fn label_key(name: &str) -> String {
+pub(crate) fn label_key(name: &str) -> String {
     if let Some(number) = Value::Text(name.to_owned()).as_number() {
         return number.to_string();
     }
@@ -473,7 +473,7 @@ fn label_key(name: &str) -> String {
 
 /// The first piece of UTF-8 that was decoded as Windows-1252, such as `Ã©` for `é`. Only the leading characters
 /// are looked for that stand in no language before the symbols that follow them here.
-fn mojibake(text: &str) -> Option<&str> {
+pub(crate) fn garbled_piece(text: &str) -> Option<&str> {
     if text.is_ascii() {
         return None;
     }
@@ -486,6 +486,7 @@ fn mojibake(text: &str) -> Option<&str> {
                 | ('Â', Some('\u{A0}'..='\u{BF}'))
                 | ('â', Some('€'))
                 | ('ï', Some('»' | '¿'))
+                | ('ð', Some('Ÿ'))
         );
         if garbled {
             return Some(&text[floor(text, at.saturating_sub(8))..]);

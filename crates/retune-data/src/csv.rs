@@ -52,7 +52,7 @@ pub(crate) fn read(
 
     let has_nul = text.contains('\0');
     let mut rows = Vec::new();
-    let mut bad_rows = BadRows::new(path, options.on_bad_row);
+    let mut bad_rows = BadRows::new(path, options);
     for record in records {
         match row_fault(path, &record, columns.len(), has_nul) {
             Some(finding) => bad_rows.push(finding)?,

@@ -3,6 +3,7 @@
 //! A file that is not valid UTF-8 is refused with the place and the likely encoding; it is never decoded by
 //! guess, because a wrong guess trains on mojibake.
 
+use crate::clean::{Change, Fix};
 use crate::error::DataError;
 use crate::finding::{Finding, excerpt};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
@@ -41,6 +42,85 @@ pub(crate) fn decode(path: &Path, bytes: Vec<u8>, encoding: Option<&str>) -> Res
     let mut bytes = bytes;
     bytes.drain(..mark_length);
     String::from_utf8(bytes).map_err(|error| DataError::Refused(invalid_utf8(path, error.as_bytes())))
+}
+
+/// Decodes a file that need not be what it should be: UTF-16 without a mark, and lines of Windows-1252 among UTF-8. What
+/// was not UTF-8 is listed.
+///
+/// Lines count as Windows-1252 if they then read as Western text does: few letters beyond ASCII, no sign inside of a word.
+pub(crate) fn decode_repaired(
+    path: &Path,
+    bytes: Vec<u8>,
+    encoding: Option<&str>,
+) -> Result<(String, Vec<Change>), DataError> {
+    let whole = |name: &str| Change {
+        fix: Fix::Encoding,
+        file: path.to_path_buf(),
+        line: None,
+        column: None,
+        before: Some(name.to_owned()),
+        after: Some("UTF-8".to_owned()),
+        reason: "written as UTF-8".to_owned(),
+    };
+    let marked = Encoding::for_bom(&bytes).map(|(encoding, _)| encoding);
+    let unmarked = looks_like_utf16(&bytes).map(|little| if little { "utf-16le" } else { "utf-16be" });
+    let named = match (marked, encoding.or(unmarked)) {
+        (Some(encoding), _) => Some(encoding),
+        (None, label) => label.map(by_label).transpose()?,
+    };
+    if let Some(named) = named {
+        let changes = if named == UTF_8 { Vec::new() } else { vec![whole(named.name())] };
+        return Ok((decode(path, bytes, encoding.or(unmarked))?, changes));
+    }
+    let bytes = match String::from_utf8(bytes) {
+        Ok(text) => return Ok((text, Vec::new())),
+        Err(error) => error.into_bytes(),
+    };
+    let mut changes = Vec::new();
+    let mut text = String::with_capacity(bytes.len() + bytes.len() / 16);
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        if let Ok(line) = std::str::from_utf8(line) {
+            text.push_str(line);
+            continue;
+        }
+        let (decoded, _) = WINDOWS_1252.decode_without_bom_handling(line);
+        if !looks_western(&decoded) {
+            return Err(DataError::Refused(invalid_utf8(path, &bytes)));
+        }
+        text.push_str(&decoded);
+        changes.push(Change {
+            line: Some(index as u64 + 1),
+            before: Some(String::from_utf8_lossy(line).trim_end().to_owned()),
+            after: Some(decoded.trim_end().to_owned()),
+            reason: "not valid UTF-8, read as Windows-1252".to_owned(),
+            ..whole("")
+        });
+    }
+    Ok((text, changes))
+}
+
+/// Whether a line decoded as Windows-1252 reads as a text of Western Europe: at most three letters of ten beyond ASCII, no
+/// control character, and no sign between two letters that is no apostrophe or dash.
+fn looks_western(line: &str) -> bool {
+    let letters = line.chars().filter(|character| character.is_alphabetic()).count();
+    let beyond = line.chars().filter(|character| character.is_alphabetic() && !character.is_ascii()).count();
+    let characters: Vec<char> = line.chars().collect();
+    let sign_in_word = characters.windows(3).any(|three| {
+        let is_sign = !three[1].is_ascii() && !three[1].is_alphanumeric() && !three[1].is_whitespace();
+        is_sign
+            && three[0].is_alphabetic()
+            && three[2].is_alphabetic()
+            && !matches!(three[1], '’' | '‘' | '´' | '–' | '—' | '·' | '\u{AD}')
+    });
+    // Superscript digits count as numbers: in a word they are letters of another code page.
+    let digit_in_word = characters.windows(3).any(|three| {
+        matches!(three[1], '¹' | '²' | '³') && three[0].is_alphabetic() && three[2].is_alphabetic()
+    });
+    let control = line.chars().any(|character| matches!(character, '\u{80}'..='\u{9F}'));
+    beyond * 10 <= letters * 3 && !sign_in_word && !digit_in_word && !control
 }
 
 fn by_label(label: &str) -> Result<&'static Encoding, DataError> {

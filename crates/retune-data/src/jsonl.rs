@@ -50,7 +50,7 @@ fn collect<'a>(
     let mut rows = Vec::new();
     let mut findings = Vec::new();
     let mut nested_at: Option<(u64, String)> = None;
-    let mut bad_rows = BadRows::new(path, options.on_bad_row);
+    let mut bad_rows = BadRows::new(path, options);
     for (line, json) in objects {
         let entries = match object(path, line, json) {
             Ok(entries) => entries,

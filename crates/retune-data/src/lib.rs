@@ -6,6 +6,7 @@
 
 mod batch;
 mod check;
+mod clean;
 mod csv;
 mod dataset;
 mod dialect;
@@ -20,6 +21,7 @@ mod leakage;
 mod length;
 mod parquet;
 mod parquet_writer;
+mod profile;
 mod read;
 mod roles;
 mod scan;
@@ -32,6 +34,7 @@ mod tokenizer_files;
 
 pub use batch::{BatchOrder, EpochBatches};
 pub use check::{CheckOptions, check_table};
+pub use clean::{Change, Fix, clean_table, read_repaired};
 pub use dataset::{Dataset, DatasetOptions, Example, OnMissing, Target, TextDataset, TextExample};
 pub use error::{DataError, nearest};
 pub use export::{dataset_hash, write_delimited, write_json_lines, write_table};
@@ -40,6 +43,10 @@ pub use labels::LabelSet;
 pub use leakage::{check_groups, check_splits};
 pub use length::{LengthPercentiles, LengthPolicy, LengthReport, OverLength};
 pub use parquet_writer::{FeatureColumn, write_parquet};
+pub use profile::{
+    Bin, ClassProfile, ColumnKind, ColumnProfile, ColumnRole, Distribution, PictureProfile, RowProfile,
+    TableProfile, profile_table,
+};
 pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_table};
 pub use roles::{Modality, RoleOverrides, Roles, TargetKind, infer_modality, infer_roles};
 pub use similar::{Contents, Similar, similar_texts, similar_to};

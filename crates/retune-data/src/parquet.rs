@@ -34,7 +34,7 @@ fn read_rows(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Table, 
     refuse_duplicates(path, 1, &columns)?;
     let mut rows = Vec::new();
     let mut findings = Vec::new();
-    let mut bad_rows = BadRows::new(path, options.on_bad_row);
+    let mut bad_rows = BadRows::new(path, options);
     for (index, row) in reader.get_row_iter(None).map_err(unreadable)?.enumerate() {
         let row = row.map_err(unreadable)?;
         let line = index as u64 + 1;

@@ -19,8 +19,21 @@ pub const DEFAULT_MAX_FIELD_BYTES: usize = 16 << 20;
 const BAD_ROW_EXAMPLES: usize = 10;
 /// At most this many broken pictures are listed.
 const BAD_PICTURE_EXAMPLES: usize = 200;
+/// At most this many empty cells of a column are listed.
+const MISSING_EXAMPLES: usize = 3;
 /// With more unclosed quotes than this a file is refused even under [`OnBadRow::Skip`].
 const MAX_UNCLOSED_QUOTES: usize = 100;
+/// Codes of rows that cannot be read.
+pub(crate) const UNREADABLE: &[&str] = &[
+    "ragged-row",
+    "unclosed-quote",
+    "text-after-quote",
+    "long-field",
+    "nul-byte",
+    "json",
+    "duplicate-column",
+    "parquet",
+];
 
 /// A data file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -101,12 +114,16 @@ pub struct ReadOptions {
     pub encoding: Option<String>,
     /// What to do with rows that cannot be read.
     pub on_bad_row: OnBadRow,
+    /// List every row that is left out, not the first few.
+    pub list_all_bad_rows: bool,
     /// A longer field is a broken row, since most often a quote is missing.
     pub max_field_bytes: usize,
     /// What empty cells of a column are filled with.
     pub fill_missing: BTreeMap<String, String>,
     /// Columns whose empty cells have their row left out.
     pub drop_missing: Vec<String>,
+    /// Columns whose empty cells are findings that refuse the data.
+    pub refuse_missing: Vec<String>,
 }
 
 impl Default for ReadOptions {
@@ -119,9 +136,11 @@ impl Default for ReadOptions {
             columns: None,
             encoding: None,
             on_bad_row: OnBadRow::Refuse,
+            list_all_bad_rows: false,
             max_field_bytes: DEFAULT_MAX_FIELD_BYTES,
             fill_missing: BTreeMap::new(),
             drop_missing: Vec::new(),
+            refuse_missing: Vec::new(),
         }
     }
 }
@@ -139,8 +158,27 @@ pub fn read_table(path: &Path, options: &ReadOptions) -> Result<Table, DataError
     read_bytes(path, bytes, options)
 }
 
-/// Fills empty cells and leaves rows with empty cells out, as the options say, and counts both.
+/// Fills empty cells, leaves rows with empty cells out or finds fault with them, as the options say, and counts them.
 fn settle_missing(mut table: Table, options: &ReadOptions) -> Result<Table, DataError> {
+    for name in &options.refuse_missing {
+        let column = table.column_index(name)?;
+        let blank = table.rows.iter().filter(|row| row.values[column].is_blank()).map(|row| row.line);
+        let lines: Vec<u64> = blank.collect();
+        let advice =
+            "fill it in, or name the column in fill_missing or drop_missing instead of refuse_missing";
+        let found = |message: String| {
+            Finding::error("missing-cell", &table.path, message).in_column(name).suggest(advice)
+        };
+        let mut findings: Vec<Finding> = lines
+            .iter()
+            .take(MISSING_EXAMPLES)
+            .map(|&line| found("the cell is empty".to_owned()).at_line(line))
+            .collect();
+        if lines.len() > MISSING_EXAMPLES {
+            findings.push(found(format!("{} in all: the cell is empty", count(lines.len(), "row"))));
+        }
+        table.findings.extend(findings);
+    }
     for (name, filling) in &options.fill_missing {
         let column = table.column_index(name)?;
         let blank = table.rows.iter_mut().map(|row| &mut row.values[column]).filter(|value| value.is_blank());
@@ -175,11 +213,7 @@ fn parse(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, Da
     if bytes.is_empty() {
         return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
     }
-    let format = match options.format {
-        Some(format) => format,
-        None if options.delimiter == Some(b' ') => Format::LabelSpaceText,
-        None => infer_format(path, &bytes),
-    };
+    let format = format_of(path, &bytes, options);
     match format {
         Format::Parquet => return parquet::read(path, bytes, options),
         Format::Cifar10 | Format::Cifar100 => return read_cifar(path, &bytes, format),
@@ -198,6 +232,15 @@ fn parse(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, Da
         Format::Jsonl => jsonl::read_lines(path, &text, options),
         Format::Json => jsonl::read_array(path, &text, options),
         Format::LabelSpaceText => csv::read(path, &text, options, true),
+    }
+}
+
+/// A file's format: as it was said, else by its name and content.
+pub(crate) fn format_of(path: &Path, bytes: &[u8], options: &ReadOptions) -> Format {
+    match options.format {
+        Some(format) => format,
+        None if options.delimiter == Some(b' ') => Format::LabelSpaceText,
+        None => infer_format(path, bytes),
     }
 }
 
@@ -231,14 +274,16 @@ pub(crate) struct BadRows<'a> {
 }
 
 impl<'a> BadRows<'a> {
-    pub fn new(path: &'a Path, policy: OnBadRow) -> Self {
-        let listed = BAD_ROW_EXAMPLES;
+    pub fn new(path: &'a Path, options: &ReadOptions) -> Self {
+        let listed = if options.list_all_bad_rows { usize::MAX } else { BAD_ROW_EXAMPLES };
+        let policy = options.on_bad_row;
         BadRows { path, policy, noun: "row", listed, examples: Vec::new(), total: 0, unclosed_quotes: 0 }
     }
 
     /// The same for pictures, which are files of their own: nearly all of them are listed.
     pub fn pictures(path: &'a Path, policy: OnBadRow) -> Self {
-        BadRows { noun: "picture", listed: BAD_PICTURE_EXAMPLES, ..Self::new(path, policy) }
+        let options = ReadOptions { on_bad_row: policy, ..ReadOptions::default() };
+        BadRows { noun: "picture", listed: BAD_PICTURE_EXAMPLES, ..Self::new(path, &options) }
     }
 
     pub fn push(&mut self, finding: Finding) -> Result<(), DataError> {

@@ -20,11 +20,13 @@ pub struct SplitOptions {
     /// Rows with equal values in this column (an author, a patient) stay together. Rows with equal content
     /// always do.
     pub group_column: Option<String>,
+    /// Pairs of examples that stay together too, such as near copies; and so do those that a chain of pairs connects.
+    pub together: Vec<(usize, usize)>,
 }
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        SplitOptions { seed: 0, stratified: true, group_column: None }
+        SplitOptions { seed: 0, stratified: true, group_column: None, together: Vec::new() }
     }
 }
 
@@ -222,12 +224,51 @@ fn units<E: Example>(dataset: &Dataset<E>, options: &SplitOptions) -> Result<Vec
         });
         units[unit].rows.push(row);
     }
+    let mut units = united(units, &options.together, dataset.len());
     let counts = dataset.class_counts();
     for unit in &mut units {
         unit.stratum = stratum(dataset, unit, &counts);
     }
     units.sort_by_key(|unit| (unit.hash, unit.rows.first().copied()));
     Ok(units)
+}
+
+/// Units joined where a pair connects them. A joined unit has the least of their hashes, so that it does not depend on the
+/// order of rows.
+fn united(units: Vec<Unit>, pairs: &[(usize, usize)], rows: usize) -> Vec<Unit> {
+    if pairs.is_empty() {
+        return units;
+    }
+    let mut unit_of = vec![0; rows];
+    for (index, unit) in units.iter().enumerate() {
+        unit.rows.iter().for_each(|&row| unit_of[row] = index);
+    }
+    let mut root: Vec<usize> = (0..units.len()).collect();
+    fn find(root: &mut [usize], mut unit: usize) -> usize {
+        while root[unit] != unit {
+            root[unit] = root[root[unit]];
+            unit = root[unit];
+        }
+        unit
+    }
+    for &(a, b) in pairs.iter().filter(|(a, b)| *a < rows && *b < rows) {
+        let (a, b) = (find(&mut root, unit_of[a]), find(&mut root, unit_of[b]));
+        root[a.max(b)] = a.min(b);
+    }
+    let mut joined: BTreeMap<usize, Unit> = BTreeMap::new();
+    for (index, unit) in units.into_iter().enumerate() {
+        match joined.entry(find(&mut root, index)) {
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(unit);
+            }
+            std::collections::btree_map::Entry::Occupied(mut place) => {
+                let other = place.get_mut();
+                other.hash = other.hash.min(unit.hash);
+                other.rows.extend(unit.rows);
+            }
+        }
+    }
+    joined.into_values().collect()
 }
 
 /// The unit's rarest class, which is the one that most needs care; without classes one stratum holds all.
@@ -282,6 +323,7 @@ fn check_classes<E: Example>(
     }
     let grouped = match &options.group_column {
         Some(column) => format!(", since rows of one `{column}` stay together"),
+        None if !options.together.is_empty() => ", since near copies stay together".to_owned(),
         None => String::new(),
     };
     Err(DataError::Split(format!(
@@ -348,6 +390,23 @@ mod tests {
         let dataset = dataset(&all);
         let split = hold_out(&dataset, 0.3, &grouped).unwrap();
         assert!(split.held_out.iter().all(|&a| split.train.iter().all(|&b| all[a].2 != all[b].2)));
+    }
+
+    #[test]
+    fn pairs_stay_together_through_chains_and_classes() {
+        let dataset = dataset(&rows(0, 60));
+        // 3, 17 and 41 by a chain; 8 is rare and 9 common.
+        let together = vec![(41, 17), (17, 3), (8, 9)];
+        for stratified in [true, false] {
+            let options = SplitOptions { together: together.clone(), stratified, ..Default::default() };
+            let folds = k_fold(&dataset, 4, &options).unwrap();
+            let fold_of = |row: usize| folds.iter().position(|fold| fold.held_out.contains(&row));
+            assert_eq!((fold_of(3), fold_of(8)), (fold_of(41), fold_of(9)));
+            assert_eq!(fold_of(3), fold_of(17));
+            let apart = SplitOptions { stratified, ..Default::default() };
+            let before = k_fold(&dataset, 4, &apart).unwrap();
+            assert_ne!(before, folds);
+        }
     }
 
     #[test]

@@ -331,3 +331,91 @@ fn a_truncated_parquet_file_is_refused() {
         "{error}"
     );
 }
+
+/// 90 rows of three classes, whose words have nothing to do with the class.
+fn sound_rows() -> Vec<[String; 2]> {
+    const WORDS: [&str; 16] = [
+        "river", "window", "letter", "morning", "garden", "ticket", "number", "silver", "bottle", "market",
+        "signal", "pocket", "winter", "ladder", "button", "mirror",
+    ];
+    let word =
+        |row: usize, place: usize| WORDS[(row * row * 7 + row * 3 + place * (5 + row % 11)) % WORDS.len()];
+    (0..90)
+        .map(|row| {
+            let words: Vec<&str> = (0..6).map(|place| word(row, place)).collect();
+            [format!("{} {row}", words.join(" ")), ["lost", "late", "broken"][row * row % 7 % 3].to_owned()]
+        })
+        .collect()
+}
+
+/// Codes and lines of what is found in rows under the header `text,label`.
+fn found_in(rows: &[[String; 2]]) -> Vec<(&'static str, Option<u64>)> {
+    let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            row.each_ref().map(|cell| if cell.is_empty() { String::new() } else { quoted(cell) }).join(",")
+        })
+        .collect();
+    let text = format!("text,label\n{}\n", lines.join("\n"));
+    let table =
+        retune_data::read_bytes(Path::new("f.csv"), text.into_bytes(), &ReadOptions::default()).unwrap();
+    let roles = infer_roles(&table, &RoleOverrides::default()).unwrap();
+    let findings = check_table(&table, &roles, &CheckOptions::default());
+    findings.iter().map(|finding| (finding.code, finding.line)).collect()
+}
+
+/// A fault's code, the index of the row where it is found, and what plants it.
+type Planted = (&'static str, Option<usize>, fn(&mut Vec<[String; 2]>));
+
+#[test]
+fn every_planted_fault_is_found_on_its_line_and_sound_rows_raise_no_alarm() {
+    let found = found_in(&sound_rows());
+    assert!(found.is_empty(), "{found:?}");
+    let planted: &[Planted] = &[
+        ("empty-text", Some(4), |rows| rows[4][0] = "  ".into()),
+        ("missing-label", Some(7), |rows| rows[7][1] = String::new()),
+        ("label-looks-missing", Some(9), |rows| rows[9][1] = "N/A".into()),
+        ("long-text", Some(12), |rows| rows[12][0] = "word ".repeat(20_000)),
+        ("mojibake", Some(15), |rows| rows[15][0].push_str(" cafÃ©")),
+        ("replacement-character", Some(16), |rows| rows[16][0].push_str(" caf\u{FFFD}")),
+        ("duplicate-text", Some(40), |rows| rows[40] = rows[3].clone()),
+        ("conflicting-labels", Some(41), |rows| {
+            let other = ["lost", "late"].into_iter().find(|label| *label != rows[5][1]).unwrap_or("late");
+            rows[41] = [rows[5][0].clone(), other.to_owned()];
+        }),
+        ("label-twins", Some(17), |rows| {
+            rows[17][1] = rows[17][1].to_uppercase();
+        }),
+        ("rare-class", Some(22), |rows| rows[22][1] = "stolen".into()),
+        ("label-in-text", None, |rows| {
+            rows.iter_mut().filter(|row| row[1] == "late").for_each(|row| row[0].push_str(" late"));
+        }),
+        ("marker-in-text", None, |rows| {
+            rows.iter_mut().filter(|row| row[1] == "late").for_each(|row| row[0].push_str(" zyx"));
+        }),
+        ("id-as-text", None, |rows| {
+            rows.iter_mut().enumerate().for_each(|(n, row)| row[0] = format!("ORD-{n}"));
+        }),
+        ("single-class", None, |rows| rows.iter_mut().for_each(|row| row[1] = "late".into())),
+        ("too-many-classes", None, |rows| {
+            rows.iter_mut().enumerate().for_each(|(n, row)| row[1] = format!("class {}", n / 2 * 2 + n % 3));
+        }),
+        ("constant-column", None, |rows| rows.iter_mut().for_each(|row| row[0] = "always this".into())),
+    ];
+    for (code, row, plant) in planted {
+        let mut rows = sound_rows();
+        plant(&mut rows);
+        let found = found_in(&rows);
+        let there: Vec<Option<u64>> =
+            found.iter().filter(|(found, _)| found == code).map(|(_, line)| *line).collect();
+        assert!(!there.is_empty(), "{code}: {found:?}");
+        if let Some(row) = row {
+            assert_eq!(there, [Some(*row as u64 + 2)], "{code}: {found:?}");
+            // One fault is one finding, not several names for it.
+            let others: Vec<_> =
+                found.iter().filter(|(found, _)| found != code && *found != "rare-class").collect();
+            assert!(others.is_empty(), "{code}: {others:?}");
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! What a person reads after a run: `report.html`, the model card and TensorBoard files.
+//! What a person reads after a run: `report.html`, the model card and TensorBoard files; and, before one, the page about
+//! its data.
 //!
 //! Reads a finished or interrupted run folder (`log.jsonl`, `metrics.json`, `predictions/`, …) and writes beside
 //! it. Trains nothing and knows no model: whatever a folder lacks is left out, whatever it holds is escaped.
@@ -6,6 +7,7 @@
 
 mod charts;
 mod comparison;
+mod data_page;
 mod format;
 pub mod log;
 mod model_card;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use comparison::Comparison;
 
+pub use data_page::{CopyCluster, CopyRow, DataFile, DataPage, write_data_page};
 pub use model_card::write_model_card;
 pub use run::Run;
 pub use tensorboard::{TensorBoardWriter, write_tensorboard};

@@ -39,6 +39,8 @@ pub struct FileSummary {
     pub rows: usize,
     /// Its columns in order.
     pub columns: Vec<String>,
+    /// Empty cells of each column that has some.
+    pub missing: Vec<MissingCells>,
     /// What its columns are for.
     pub roles: RoleSummary,
     /// Rows of each class; none for a regression and without labels.
@@ -73,6 +75,27 @@ pub struct ClassCount {
     pub label: String,
     /// Rows that have it.
     pub rows: usize,
+}
+
+/// Empty cells of a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MissingCells {
+    /// The column.
+    pub column: String,
+    /// Rows without a value there.
+    pub rows: usize,
+}
+
+impl MissingCells {
+    /// Of all columns of a table that have some.
+    pub(crate) fn of(table: &Table) -> Vec<Self> {
+        let blank = |column: usize| table.rows.iter().filter(|row| row.values[column].is_blank()).count();
+        let counted = table.columns.iter().enumerate();
+        counted
+            .map(|(column, name)| Self { column: name.clone(), rows: blank(column) })
+            .filter(|missing| missing.rows > 0)
+            .collect()
+    }
 }
 
 impl DataExamination {
@@ -155,6 +178,7 @@ impl DataExamination {
             path: table.path.clone(),
             rows: table.rows.len(),
             columns: table.columns.clone(),
+            missing: MissingCells::of(table),
             roles: RoleSummary::new(table, roles),
             classes,
         });

@@ -3,6 +3,7 @@
 //! A test file is never changed. What stands in it is taken out of validation and training, what stands in validation out
 //! of training, and within a file all but the first of rows alike.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use retune_data::image::{PictureOptions, open_pictures};
@@ -41,6 +42,36 @@ pub struct Copy {
     pub content: String,
     /// What the other row says.
     pub of_content: String,
+    /// Its label, or labels.
+    pub label: String,
+    /// The other row's label, or labels.
+    pub of_label: String,
+}
+
+/// Rows that say the same thing, directly or through others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cluster {
+    /// The rows; the first is the one that the others copy.
+    pub rows: Vec<ClusterRow>,
+    /// The least similarity of a row to the one that it copies.
+    pub similarity: f64,
+    /// Whether all have the same label.
+    pub same_label: bool,
+    /// Whether they stand in several files.
+    pub across: bool,
+}
+
+/// A row of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClusterRow {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its line.
+    pub line: u64,
+    /// What it says.
+    pub content: String,
+    /// Its label, or labels.
+    pub label: String,
 }
 
 /// A file of the data without its copies.
@@ -68,6 +99,46 @@ pub struct Deduped {
 }
 
 impl Deduped {
+    /// The copies gathered by what they copy: those across files first, then those with different labels, then the largest.
+    pub fn clusters(&self) -> Vec<Cluster> {
+        let mut cluster_of: HashMap<(&Path, u64), usize> = HashMap::new();
+        let mut clusters: Vec<Cluster> = Vec::new();
+        for copy in &self.copies {
+            let place = match cluster_of.get(&(copy.of_path.as_path(), copy.of_line)) {
+                Some(&place) => place,
+                None => {
+                    let (path, line) = (copy.of_path.clone(), copy.of_line);
+                    let first = ClusterRow {
+                        path,
+                        line,
+                        content: copy.of_content.clone(),
+                        label: copy.of_label.clone(),
+                    };
+                    clusters.push(Cluster {
+                        rows: vec![first],
+                        similarity: 1.0,
+                        same_label: true,
+                        across: false,
+                    });
+                    cluster_of.insert((copy.of_path.as_path(), copy.of_line), clusters.len() - 1);
+                    clusters.len() - 1
+                }
+            };
+            cluster_of.insert((copy.path.as_path(), copy.line), place);
+            let cluster = &mut clusters[place];
+            cluster.similarity = cluster.similarity.min(copy.similarity);
+            cluster.same_label &= copy.same_label;
+            cluster.across |= copy.path != copy.of_path;
+            let (path, line) = (copy.path.clone(), copy.line);
+            let (content, label) = (copy.content.clone(), copy.label.clone());
+            cluster.rows.push(ClusterRow { path, line, content, label });
+        }
+        clusters.sort_by_key(|cluster| {
+            (!cluster.across, cluster.same_label, std::cmp::Reverse(cluster.rows.len()))
+        });
+        clusters
+    }
+
     /// Writes every file without its copies into a folder, under its own name. Parquet and JSON become JSON Lines, a folder
     /// of pictures a CSV file that lists them.
     ///
@@ -105,7 +176,7 @@ pub(crate) fn write_tables<'a>(
     for (index, path) in paths.iter().enumerate() {
         if path.exists() || paths[..index].contains(path) {
             return Err(TrainError::Setting(format!(
-                "{} is there already; choose another folder",
+                "{} is there already; choose another place",
                 path.display()
             )));
         }
@@ -234,6 +305,8 @@ fn dedupe(tables: Vec<(Option<Split>, Table, Roles)>, similarity: Option<f64>) -
             same_label: label(place) == label(of),
             content: content(place),
             of_content: content(of),
+            label: label(place).join(", "),
+            of_label: label(of).join(", "),
         });
     }
     let files = tables.into_iter().zip(is_copy).zip(counts).map(|(((split, table, _), is_copy), counts)| {

@@ -6,10 +6,12 @@
 
 mod artifact;
 mod bench;
+mod clean_file;
 mod compare;
 mod confirm;
 mod copies;
 mod data_check;
+mod data_overview;
 mod dedupe;
 mod error;
 mod evaluate;
@@ -44,13 +46,17 @@ mod transferability;
 
 pub use artifact::Certificate;
 pub use bench::{BenchInput, BenchOptions, BenchResult, bench, gemm_rate};
+pub use clean_file::{CleanFile, CleanedFile, clean_file};
 pub use compare::{
     Budget, Choice, CompareOptions, CutScore, ModelScore, StrategyComparison, StrategyResult,
     compare_strategies,
 };
 pub use confirm::{Confirmation, confirm_plan};
-pub use data_check::{ClassCount, DataExamination, FileSummary, RoleSummary, examine_file, examine_recipe};
-pub use dedupe::{Copy, Deduped, DedupedFile, dedupe_file, dedupe_recipe};
+pub use data_check::{
+    ClassCount, DataExamination, FileSummary, MissingCells, RoleSummary, examine_file, examine_recipe,
+};
+pub use data_overview::{FileOverview, OverviewOptions, overview_file, overview_recipe};
+pub use dedupe::{Cluster, ClusterRow, Copy, Deduped, DedupedFile, dedupe_file, dedupe_recipe};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
@@ -78,7 +84,7 @@ pub use recipe::Recipe;
 pub use review::{Judged, Review, review};
 pub use run_folder::RunFolder;
 pub use schedule::{ReducePlateau, Schedule};
-pub use split_file::{SplitBy, SplitFile, split_file, write_split};
+pub use split_file::{SplitBy, SplitFile, SplitPart, split_file, write_split};
 pub use stages::{Stage, plan_stages};
 pub use state::StageTiming;
 pub use text::{TextSplit, TextTrainee, TextViews};

@@ -149,6 +149,7 @@ pub fn review(
         seed: recipe.train.seed,
         stratified: true,
         group_column: recipe.data.group_column.clone(),
+        ..SplitOptions::default()
     };
     let reviewed = Reviewed::new(&prepared.trainee, folds, &split_options)?;
     let Some(labels) = &reviewed.classes else {

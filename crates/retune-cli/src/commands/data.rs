@@ -1,8 +1,11 @@
 //! `retune data`
 
 mod check;
+mod clean;
 mod dedupe;
+mod page;
 mod review;
+mod show;
 mod split;
 
 use std::path::PathBuf;
@@ -29,10 +32,14 @@ pub struct Data {
 pub enum DataCommand {
     /// Say what is wrong, odd or worth knowing about data, before anything is trained on it.
     Check(check::Check),
+    /// Repair what needs nobody's judgement, into a new file with a list of every change.
+    Clean(clean::Clean),
     /// Find copies and near copies within files and across training, validation and test; write files without them.
     Dedupe(dedupe::Dedupe),
     /// Rank the training rows by how doubtful their labels are, for a person to decide on.
     Review(review::Review),
+    /// Show what data holds: columns, classes, lengths or sizes, and some rows.
+    Show(show::Show),
     /// Cut a file into training, validation and test files.
     Split(split::Split),
 }
@@ -41,8 +48,10 @@ pub enum DataCommand {
 pub fn run(arguments: &Data) -> Result<ExitCode, Failure> {
     match &arguments.command {
         DataCommand::Check(check) => check::run(check),
+        DataCommand::Clean(clean) => clean::run(clean),
         DataCommand::Dedupe(dedupe) => dedupe::run(dedupe),
         DataCommand::Review(review) => review::run(review),
+        DataCommand::Show(show) => show::run(show),
         DataCommand::Split(split) => split::run(split),
     }
 }

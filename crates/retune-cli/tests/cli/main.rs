@@ -4,6 +4,7 @@
 mod artifact;
 mod audit;
 mod compare;
+mod data;
 mod equivalence;
 #[cfg(unix)]
 mod features;

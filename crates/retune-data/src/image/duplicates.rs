@@ -16,6 +16,12 @@ use crate::table::{Table, Value};
 pub(crate) const ALIKE: f64 = 61.0 / 64.0;
 /// Fingerprints with fewer set or unset bits are those of plain pictures, which are all alike.
 const LEAST_DETAIL: u32 = 8;
+/// A picture is odd if its shorter side is so many times shorter than the median …
+const ODD_SIDE: f64 = 5.0;
+/// … or it is so many times as long for its breadth as the median.
+const ODD_SHAPE: f64 = 4.0;
+/// At most this many odd pictures are named.
+const ODD_EXAMPLES: usize = 3;
 /// Fingerprints are compared each with each up to this many pairs: a second's work.
 const MOST_PAIRS: usize = 200_000_000;
 
@@ -36,9 +42,68 @@ pub(super) fn fingerprint(pixels: Pixels) -> u64 {
 /// beside them; pictures must have been opened.
 pub fn check_pictures(training: (&Table, &Roles), other: Option<(&Table, &Roles)>) -> Vec<Finding> {
     match other {
-        None => repeated(training),
-        Some(other) => shared(training, other),
+        None => repeated(training).into_iter().chain(odd_sizes(training)).chain(modes(training)).collect(),
+        Some(other) => {
+            shared(training, other).into_iter().chain(odd_sizes(other)).chain(modes(other)).collect()
+        }
     }
+}
+
+/// Pictures far smaller or longer than the others of their table are seldom of the same thing: icons, banners, cuttings.
+fn odd_sizes(of: (&Table, &Roles)) -> Vec<Finding> {
+    let facts: Vec<((u64, &Picture), PictureFacts)> =
+        pictures(of).filter_map(|picture| Some((picture, picture.1.facts?))).collect();
+    let median = |value: fn(&PictureFacts) -> f64| -> f64 {
+        let mut values: Vec<f64> = facts.iter().map(|(_, facts)| value(facts)).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(1.0)
+    };
+    let short = |facts: &PictureFacts| facts.width.min(facts.height) as f64;
+    let long = |facts: &PictureFacts| {
+        facts.width.max(facts.height) as f64 / facts.width.min(facts.height).max(1) as f64
+    };
+    let (usual_side, usual_shape) = (median(short), median(long));
+    let is_odd =
+        |facts: &PictureFacts| short(facts) * ODD_SIDE < usual_side || long(facts) > ODD_SHAPE * usual_shape;
+    let odd: Vec<_> = facts.iter().filter(|(_, facts)| is_odd(facts)).collect();
+    let described = odd.iter().take(ODD_EXAMPLES).map(|(picture, facts)| {
+        let message = format!(
+            "is {} × {} pixels, where the shorter side usually has {usual_side:.0}",
+            facts.width, facts.height
+        );
+        about("odd-size", of.0, *picture, message).suggest("is it a picture of the same kind?")
+    });
+    let mut findings: Vec<Finding> = described.collect();
+    if odd.len() > ODD_EXAMPLES {
+        let message =
+            format!("{} in all are far smaller or longer than the others", count(odd.len(), "picture"));
+        findings.push(Finding::warning("odd-size", &of.0.path, message));
+    }
+    findings
+}
+
+/// Colour modes, where there are several.
+fn modes(of: (&Table, &Roles)) -> Vec<Finding> {
+    let mut modes: [(&str, usize); 3] = [("grey", 0), ("RGB", 0), ("RGBA", 0)];
+    for facts in pictures(of).filter_map(|(_, picture)| picture.facts) {
+        modes[match facts.channels {
+            1 => 0,
+            4 => 2,
+            _ => 1,
+        }]
+        .1 += 1;
+    }
+    let present: Vec<String> = modes
+        .iter()
+        .filter(|(_, pictures)| *pictures > 0)
+        .map(|(mode, pictures)| format!("{pictures} {mode}"))
+        .collect();
+    if present.len() < 2 {
+        return Vec::new();
+    }
+    let message =
+        format!("pictures of several colour modes: {}; all are converted to one", present.join(", "));
+    vec![Finding::info("colour-modes", &of.0.path, message)]
 }
 
 fn pictures<'t>((table, roles): (&'t Table, &Roles)) -> impl Iterator<Item = (u64, &'t Picture)> {
@@ -245,7 +310,7 @@ mod tests {
     #[test]
     fn pictures_are_alike_by_file_or_by_fingerprint_and_plain_ones_by_file_alone() {
         let facts = |file: u8, fingerprint: u64| {
-            Some(PictureFacts { width: 8, height: 8, sha256: [file; 32], fingerprint })
+            Some(PictureFacts { width: 8, height: 8, channels: 3, sha256: [file; 32], fingerprint })
         };
         let bits = 0x5555_5555_5555_5555;
         let pictures = [

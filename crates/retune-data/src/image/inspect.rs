@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::decode::{DEFAULT_MAX_PIXELS, PictureProblem, decode, misnamed};
 use super::duplicates::fingerprint;
 use super::picture::{Picture, PictureFacts, PictureSource};
+use super::pixels::Pixels;
 use crate::error::DataError;
 use crate::finding::Finding;
 use crate::read::{BadRows, OnBadRow};
@@ -119,8 +120,8 @@ fn inspect(
             (Sha256::digest(&bytes).into(), decode(&bytes, max_pixels)?)
         }
     };
-    let (width, height) = (pixels.width, pixels.height);
-    Ok((PictureFacts { width, height, sha256, fingerprint: fingerprint(pixels) }, wrong_name))
+    let Pixels { width, height, channels, .. } = pixels;
+    Ok((PictureFacts { width, height, channels, sha256, fingerprint: fingerprint(pixels) }, wrong_name))
 }
 
 fn note_wrong_names(table: &mut Table, wrong_names: Vec<(Option<PathBuf>, &'static str)>) {

@@ -42,6 +42,8 @@ pub struct PictureFacts {
     pub width: usize,
     /// Rows.
     pub height: usize,
+    /// What its file holds: 1 (grey), 3 (RGB) or 4 (RGBA) channels.
+    pub channels: usize,
     /// SHA-256 of its file, or of its pixels if it has none.
     pub sha256: [u8; 32],
     /// 64 bits that change little when a picture is scaled or compressed again: whether each of 8 × 8 means of its

@@ -1,6 +1,7 @@
 //! The report's charts. Each takes plain numbers and names and gives one SVG element.
 
 mod cuts;
+mod distribution;
 mod heat_map;
 mod interval;
 mod line;
@@ -10,6 +11,7 @@ mod reliability;
 mod scatter;
 
 pub(crate) use cuts::{CutRow, cut_rows};
+pub(crate) use distribution::distribution;
 pub(crate) use heat_map::heat_map;
 pub(crate) use interval::interval_scale;
 pub(crate) use line::{LineChart, Mark, Series, smoothed};

@@ -48,6 +48,7 @@ pub fn read_options(recipe: &Recipe) -> Result<ReadOptions, TrainError> {
         on_bad_row,
         fill_missing: data.fill_missing.clone(),
         drop_missing: data.drop_missing.clone(),
+        refuse_missing: data.refuse_missing.clone(),
         ..ReadOptions::default()
     })
 }
@@ -201,6 +202,7 @@ pub(super) fn make_datasets<E: Example>(
         seed: recipe.train.seed,
         stratified: true,
         group_column: recipe.data.group_column.clone(),
+        ..SplitOptions::default()
     };
     let split = match (fold, recipe.data.validation_split) {
         (Some((fold, folds)), _) => {

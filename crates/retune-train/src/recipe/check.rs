@@ -60,6 +60,19 @@ impl Recipe {
             return Err(self
                 .error("data.time_column", "rows are held out by time or by group; remove one of the two"));
         }
+        for (path, columns) in
+            [("data.drop_missing", &data.drop_missing), ("data.refuse_missing", &data.refuse_missing)]
+        {
+            let others = |column: &&String| {
+                data.fill_missing.contains_key(*column)
+                    || (path == "data.refuse_missing" && data.drop_missing.contains(column))
+            };
+            if let Some(column) = columns.iter().find(others) {
+                let problem =
+                    format!("names `{column}`, whose empty cells another key deals with; remove one");
+                return Err(self.error(path, problem));
+            }
+        }
         let windows = data.over_length == OverLength::Window;
         self.only_with("data.stride", data.stride.is_some(), windows, "over_length = \"window\"")?;
         if let (Some(stride), Some(max_length)) = (data.stride, data.max_length)

@@ -1,5 +1,6 @@
 //! `retune data check`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -7,9 +8,9 @@ use retune::data::{ReadOptions, Severity};
 use retune::train::{DataExamination, FileSummary, examine_file, examine_recipe};
 use serde_json::{Map, Value, json};
 
-use super::Source;
+use super::{Source, page};
 use crate::console::{Failure, print_line};
-use crate::format::{Align, Table, count, counted};
+use crate::format::{Align, Table, count, counted, percent};
 
 /// The exit code for data that a fit would refuse.
 const REFUSED: u8 = 3;
@@ -23,6 +24,7 @@ const SHOWN_CLASSES: usize = 40;
   retune data check reviews.csv --text-column review --label-column stars
   retune data check recipe.toml
   retune data check folder/of/pictures
+  retune data check recipe.toml --html data.html
   retune data check recipe.toml data.on_bad_row=skip
 
 Exit code: 0 if a fit would take the data, 3 if it would refuse it.")]
@@ -30,6 +32,9 @@ pub struct Check {
     /// What is checked.
     #[command(flatten)]
     pub source: Source,
+    /// Write a page with the findings, drawings of the distributions, copies and rows: one file for a browser.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -37,14 +42,19 @@ pub struct Check {
 
 /// Runs the command.
 pub fn run(check: &Check) -> Result<ExitCode, Failure> {
-    let examination = match check.source.recipe()? {
-        Some(recipe) => examine_recipe(&recipe)?,
+    let recipe = check.source.recipe()?;
+    let examination = match &recipe {
+        Some(recipe) => examine_recipe(recipe)?,
         None => examine_file(&check.source.path, &ReadOptions::default(), &check.source.roles()?)?,
     };
+    if let Some(path) = &check.html {
+        page::write(&check.source, recipe.as_ref(), &examination, path)?;
+    }
     if check.json {
         print_line(to_json(&examination)?);
     } else {
         print_line(to_text(&examination));
+        check.html.iter().for_each(|path| print_line(format_args!("written: {}", path.display())));
     }
     Ok(if examination.has_errors() { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
 }
@@ -81,6 +91,14 @@ fn file_text(file: &FileSummary) -> String {
     for reason in &file.roles.reasons {
         text.push_str("\n  ");
         text.push_str(reason);
+    }
+    for missing in &file.missing {
+        let share = percent(missing.rows as f64 / file.rows.max(1) as f64);
+        text.push_str(&format!(
+            "\n  `{}` is empty in {} ({share})",
+            missing.column,
+            counted(missing.rows, "row")
+        ));
     }
     text
 }
@@ -124,11 +142,14 @@ fn to_json(examination: &DataExamination) -> Result<Value, Failure> {
 fn file_json(file: &FileSummary) -> Value {
     let classes: Map<String, Value> =
         file.classes.iter().map(|class| (class.label.clone(), json!(class.rows))).collect();
+    let missing: Map<String, Value> =
+        file.missing.iter().map(|missing| (missing.column.clone(), json!(missing.rows))).collect();
     json!({
         "file": file.path.display().to_string(),
         "split": file.split,
         "rows": file.rows,
         "columns": file.columns,
+        "missing": missing,
         "roles": file.roles,
         "classes": classes,
     })

@@ -84,6 +84,8 @@ pub const KEYS: &[Key] = &[
         "What empty cells are filled with, by column, such as `{ subject = \"none\" }`."),
     key("data", "drop_missing", Kind::TextList, "[]",
         "Columns whose empty cells have their row left out, and counted."),
+    key("data", "refuse_missing", Kind::TextList, "[]",
+        "Columns whose empty cells refuse the data, with their lines."),
     key("data", "max_length", Kind::Integer(1, MANY), "the model's",
         "The greatest number of tokens of a sample, special tokens included."),
     key("data", "over_length", Kind::Choice(&["truncate", "tail", "head_tail", "window", "refuse"], &[]), "\"truncate\"",

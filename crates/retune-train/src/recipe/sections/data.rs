@@ -55,6 +55,8 @@ pub struct DataSection {
     pub fill_missing: BTreeMap<String, String>,
     /// Columns whose empty cells have their row left out.
     pub drop_missing: Vec<String>,
+    /// Columns whose empty cells refuse the data.
+    pub refuse_missing: Vec<String>,
     /// The greatest number of tokens of a sample; the model's if unset.
     pub max_length: Option<usize>,
     /// What to do with a text that is longer.
