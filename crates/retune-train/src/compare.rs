@@ -193,6 +193,7 @@ fn base_recipe(recipe: &Recipe) -> Recipe {
     base.train.average_checkpoints = None;
     base.train.early_stopping_patience = None;
     base.train.tensorboard = default.train.tensorboard;
+    base.train.record_dynamics = default.train.record_dynamics;
     base
 }
 

@@ -13,6 +13,7 @@ mod copies;
 mod data_check;
 mod data_overview;
 mod dedupe;
+mod dynamics;
 mod error;
 mod evaluate;
 mod event;
@@ -57,6 +58,7 @@ pub use data_check::{
 };
 pub use data_overview::{FileOverview, OverviewOptions, overview_file, overview_recipe};
 pub use dedupe::{Cluster, ClusterRow, Copy, Deduped, DedupedFile, dedupe_file, dedupe_recipe};
+pub use dynamics::{Dynamics, SampleDynamics};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};

@@ -107,6 +107,18 @@ impl ModalTrainee {
         }
     }
 
+    /// The lines of a split's samples in their files; none if there is no such split.
+    pub(crate) fn lines(&self, split: Split) -> Vec<u64> {
+        fn lines<E: Example>(dataset: &Dataset<E>) -> Vec<u64> {
+            dataset.examples.iter().map(Example::line).collect()
+        }
+        match self {
+            Self::Text(text) => text.splits.get(&split).map(|split| lines(&split.dataset)),
+            Self::Image(image) => image.splits.get(&split).map(lines),
+        }
+        .unwrap_or_default()
+    }
+
     /// What a row of predictions says of a sample itself: `id`, `line`, `file`, the text or the picture's file, and the
     /// source's `columns`.
     pub(crate) fn source_row(&self, split: Split, index: usize) -> Map<String, Value> {

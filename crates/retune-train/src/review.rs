@@ -2,8 +2,11 @@
 //!
 //! Every row is judged by a linear probe on the pretrained model's features that was fitted without it (cross-validation).
 //! The queue is ordered by the margin between the given label and the best other one, and rows are marked by confident
-//! learning (Northcutt, Jiang and Chuang 2021, <https://arxiv.org/abs/1911.00068>).
+//! learning (Northcutt, Jiang and Chuang 2021, <https://arxiv.org/abs/1911.00068>). Where a run kept its training dynamics,
+//! rows are ordered by the mean of two ranks: by that margin, and by the area under the margin in training.
 
+use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +18,7 @@ use retune_data::{
 use serde::Serialize;
 
 use crate::TrainError;
+use crate::dynamics::{SampleDynamics, read_dynamics};
 use crate::event::Event;
 use crate::features::{FeatureCache, Prefix, pooled_features};
 use crate::modality::ModalTrainee;
@@ -41,8 +45,10 @@ pub struct Judged {
     pub confidence: f64,
     /// The probability of the suggested one.
     pub suggested_confidence: f64,
-    /// Whether confident learning takes the label for wrong.
+    /// Whether confident learning takes the label for wrong, or neither judge believes it.
     pub is_suspect: bool,
+    /// What a run saw of it, if one was given and learned from it.
+    pub dynamics: Option<SampleDynamics>,
 }
 
 impl Judged {
@@ -93,6 +99,8 @@ impl Review {
                 text(&judged.label),
                 number(judged.confidence),
                 number(judged.suggested_confidence),
+                judged.dynamics.map_or(Value::Null, |seen| number(seen.area_under_margin)),
+                judged.dynamics.map_or(Value::Null, |seen| Value::Integer(seen.forgetting_events.into())),
                 Value::Bool(judged.is_suspect),
                 Value::Integer(judged.line as i64),
                 text(first),
@@ -113,26 +121,30 @@ impl Review {
 }
 
 /// The columns of a review file. A person fills in the first, and the second where the suggestion is not right either.
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 11] = [
     "decision",
     "new_label",
     "label",
     "confidence",
     "new_label_confidence",
+    "area_under_margin",
+    "forgetting_events",
     "suspect",
     "line",
     "content",
     "content_pair",
 ];
 
-/// Judges every row of a recipe's training file by `folds`-fold cross-validation.
+/// Judges every row of a recipe's training file by `folds`-fold cross-validation, and by what a run on that file recorded of
+/// it (`train.record_dynamics`), if its folder is given.
 ///
 /// # Errors
-/// As [`prepare`]; if the task is not a single-label classification; if there are too few rows for the folds.
+/// As [`prepare`]; if the task is not a single-label classification; if there are too few rows for the folds; if the run
+/// recorded nothing or learned from other rows.
 pub fn review(
     recipe: &Recipe,
     options: &PrepareOptions,
-    folds: usize,
+    (folds, run): (usize, Option<&Path>),
     tell: &mut dyn FnMut(Event),
 ) -> Result<Review, TrainError> {
     let mut recipe = recipe.clone();
@@ -161,7 +173,54 @@ pub fn review(
     let features = features(&prepared, &options.resolve.cache_dir)?;
     let rows = Rows { values: &features, width: features.len() / labels.len().max(1) };
     let cross = cross_validate(&prepared, rows, labels, &reviewed.folds)?;
-    Ok(judge(&reviewed, labels, &cross))
+    let mut found = judge(&reviewed, labels, &cross);
+    if let Some(run) = run {
+        add_dynamics(&mut found, run)?;
+    }
+    Ok(found)
+}
+
+/// Adds what a run saw to the rows, and orders them by both.
+fn add_dynamics(review: &mut Review, run: &Path) -> Result<(), TrainError> {
+    let known = read_dynamics(run)?;
+    let mut matched = 0;
+    for judged in &mut review.queue {
+        judged.dynamics = known.get(&(judged.line, judged.label.clone())).copied();
+        matched += usize::from(judged.dynamics.is_some());
+    }
+    if matched < known.len() {
+        let problem = format!(
+            "{} of the {} rows that it learned from stand in {} with that line and label; review the file that it was \
+             trained on",
+            matched,
+            known.len(),
+            review.path.display()
+        );
+        return Err(TrainError::run_folder(run, problem));
+    }
+    order_by_both(&mut review.queue);
+    Ok(())
+}
+
+/// Orders a queue by the mean of two ranks: by the margin in cross-validation, and by the area under the margin in training.
+/// A row that the run did not learn from has its first rank for both.
+fn order_by_both(queue: &mut [Judged]) {
+    queue.sort_by(|a, b| a.margin().total_cmp(&b.margin()).then(a.sample.cmp(&b.sample)));
+    let area = |judged: &Judged| judged.dynamics.map(|seen| seen.area_under_margin);
+    let mut by_area: Vec<usize> = (0..queue.len()).filter(|&place| queue[place].dynamics.is_some()).collect();
+    by_area.sort_by(|&a, &b| area(&queue[a]).partial_cmp(&area(&queue[b])).unwrap_or(Ordering::Equal));
+    let scale = queue.len() as f64 / by_area.len().max(1) as f64;
+    let mut ranks: Vec<f64> = (0..queue.len()).map(|place| 2.0 * place as f64).collect();
+    for (rank, &place) in by_area.iter().enumerate() {
+        ranks[place] = place as f64 + rank as f64 * scale;
+    }
+    for judged in queue.iter_mut() {
+        let disbelieved = area(judged).is_some_and(|area| area < 0.0) && judged.margin() < 0.0;
+        judged.is_suspect |= disbelieved;
+    }
+    let rank_of: HashMap<usize, f64> = queue.iter().map(|judged| judged.sample).zip(ranks).collect();
+    let rank = |judged: &Judged| rank_of.get(&judged.sample).copied().unwrap_or(f64::INFINITY);
+    queue.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then(a.sample.cmp(&b.sample)));
 }
 
 /// What is reviewed, whatever its modality.
@@ -293,6 +352,7 @@ fn judge(reviewed: &Reviewed, labels: &[u32], cross: &CrossValidated) -> Review 
             confidence: answer[label],
             suggested_confidence: answer[suggested],
             is_suspect: confident_class(answer, &thresholds).is_some_and(|class| class != label),
+            dynamics: None,
         });
     }
     queue.sort_by(|a, b| a.margin().total_cmp(&b.margin()).then(a.sample.cmp(&b.sample)));
@@ -423,6 +483,38 @@ pub(crate) fn apply(path: &Path, table: &mut Table, roles: &Roles) -> Result<App
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_is_ordered_by_both_ranks_and_a_label_that_neither_judge_believes_is_suspect() {
+        let judged = |sample: usize, confidence: f64, area: Option<f64>| Judged {
+            sample,
+            line: sample as u64,
+            label: "a".to_owned(),
+            suggested: "b".to_owned(),
+            confidence,
+            suggested_confidence: 1.0 - confidence,
+            is_suspect: false,
+            dynamics: area.map(|area_under_margin| SampleDynamics {
+                area_under_margin,
+                forgetting_events: 0,
+                learned: false,
+                passes: 1,
+            }),
+        };
+        let mut queue = vec![
+            judged(0, 0.1, Some(2.0)),
+            judged(1, 0.2, Some(-3.0)),
+            judged(2, 0.9, Some(5.0)),
+            judged(3, 0.05, None),
+        ];
+        // By margin 3, 0, 1, 2; by area 1, 0, 2, whose ranks are stretched over four rows.
+        order_by_both(&mut queue);
+        assert_eq!(queue.iter().map(|judged| judged.sample).collect::<Vec<_>>(), [3, 1, 0, 2]);
+        assert_eq!(
+            queue.iter().map(|judged| judged.is_suspect).collect::<Vec<_>>(),
+            [false, true, false, false]
+        );
+    }
 
     #[test]
     fn a_class_is_confident_from_the_mean_of_its_own_rows_on() {

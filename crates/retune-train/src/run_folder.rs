@@ -26,6 +26,8 @@ impl RunFolder {
     pub const LEARNING_RATE: &'static str = "learning_rate.json";
     /// What a comparison of strategies found.
     pub const COMPARISON: &'static str = "comparison.json";
+    /// What training saw of each sample (`train.record_dynamics`).
+    pub const DYNAMICS: &'static str = "training_dynamics.csv";
     /// The folder of the runs that were compared.
     pub const STRATEGIES: &'static str = "strategies";
     /// What became of the checkpoint's tensors.
@@ -39,6 +41,7 @@ impl RunFolder {
         Self::LEARNING_RATE,
         Self::COMPARISON,
         "comparison.html",
+        Self::DYNAMICS,
         Self::LOAD_REPORT,
         "certificate.json",
         "config.json",

@@ -11,6 +11,7 @@ use retune_nn::{Optimizer, ParameterId, ParameterStore, Trainable};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::dynamics::Dynamics;
 use crate::memory::resident_bytes;
 use crate::schedule::ReducePlateau;
 
@@ -49,6 +50,9 @@ pub struct Progress {
     /// The most bytes of the process that were in memory after a step or an evaluation, where the system tells.
     #[serde(default)]
     pub peak_resident_bytes: Option<u64>,
+    /// What was seen of each training sample, if the recipe asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamics: Option<Dynamics>,
 }
 
 /// What a stage took.

@@ -17,6 +17,7 @@ use retune_tasks::{BatchLoss, ClassificationTask};
 use retune_tensor::{Context, Tensor};
 use serde_json::Value;
 
+use crate::dynamics::Dynamics;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::event::{Event, Listener};
 use crate::features::{FeatureCache, Prefix};
@@ -284,6 +285,10 @@ impl Trainer<'_> {
 
     fn after_step(&mut self, run: &StageRun<'_>, done: &StepDone, seconds: f64) -> Result<(), TrainError> {
         let progress = &mut self.progress;
+        if self.recipe.train.record_dynamics {
+            let samples = self.trainee.samples(Split::Train);
+            progress.dynamics.get_or_insert_with(|| Dynamics::new(samples)).observe(&done.observed);
+        }
         progress.loss_sum += done.loss;
         progress.samples += done.samples;
         progress.seconds += seconds;

@@ -148,6 +148,33 @@ fn wrong_labels_stand_first_in_the_queue() {
 }
 
 #[test]
+fn what_a_run_saw_of_its_samples_orders_the_queue_too() {
+    let workspace = Workspace::new();
+    let flipped = flipped(&workspace);
+    workspace.fit("run", &["record_dynamics=true", "num_train_epochs=4"]);
+    let seen = workspace.read("run/training_dynamics.csv");
+    assert!(seen.starts_with("line,label,area_under_margin,forgetting_events,learned,passes\n2,"), "{seen}");
+    assert!(seen.lines().count() == 241 && seen.lines().skip(1).all(|row| row.ends_with(",4")), "{seen}");
+    let said =
+        workspace.retune(&["data", "review", "recipe.toml", "--dynamics", "run", "--json"]).succeeded();
+    let found: Value = serde_json::from_str(&said.stdout).unwrap();
+    let queue = found["queue"].as_array().unwrap();
+    let is_flipped = |row: &&Value| flipped.contains(&row["line"].as_u64().unwrap());
+    assert!(queue[..24].iter().filter(is_flipped).count() >= 10, "{queue:?}");
+    assert!(queue[0]["dynamics"]["area_under_margin"].as_f64().unwrap() < 0.0, "{}", queue[0]);
+    assert!(
+        workspace.read("review.csv").lines().next().unwrap().contains("area_under_margin,forgetting_events")
+    );
+    // Of other data a run knows nothing.
+    workspace.write("train.csv", &rows("other", 240));
+    let other = ["data", "review", "recipe.toml", "--dynamics", "run", "--output", "other.csv"];
+    workspace.retune(&other).exited(1).saying(&["run", "learned from"]);
+    workspace.fit("plain", &["max_steps=1"]);
+    let none = ["data", "review", "recipe.toml", "--dynamics", "plain", "--output", "none.csv"];
+    workspace.retune(&none).exited(1).saying(&["record_dynamics"]);
+}
+
+#[test]
 fn a_persons_decisions_are_applied_and_belong_to_the_run() {
     let workspace = Workspace::new();
     let train = workspace.read("train.csv");

@@ -21,6 +21,7 @@ const LONG_RUN: &[&str] = &[
     "load_best_model_at_end=false",
     "schedule.name=cosine",
     "schedule.warmup_ratio=0.1",
+    "record_dynamics=true",
 ];
 
 pub fn start(workspace: &Workspace, arguments: &[&str]) -> Child {
@@ -69,6 +70,8 @@ pub fn assert_same_run(workspace: &Workspace, expected: &str, actual: &str) {
         let bytes = |folder: &str| workspace.bytes(&format!("{folder}/{file}"));
         assert!(bytes(expected) == bytes(actual), "{file} differs");
     }
+    let dynamics = |folder: &str| std::fs::read(workspace.path(folder).join("training_dynamics.csv")).ok();
+    assert!(dynamics(expected) == dynamics(actual), "training_dynamics.csv differs");
     let metrics = |folder: &str| {
         let metrics = workspace.json(&format!("{folder}/metrics.json"));
         let results = metrics.as_object().unwrap().clone().into_iter();

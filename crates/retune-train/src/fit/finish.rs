@@ -124,6 +124,14 @@ pub(super) fn finish(
         let model = (&trainer.context, &trainer.store);
         write_predictions(folder, model, trainee, &task, split, (&evaluation, &copies))?;
     }
+    if let Some(dynamics) = &trainer.progress.dynamics {
+        let label = |target: &Target| match target {
+            Target::Class(class) => task.labels.name(*class).unwrap_or_default().to_owned(),
+            _ => String::new(),
+        };
+        let labels = split_targets(trainee, Split::Train).into_iter().map(label);
+        dynamics.write(folder, trainee.lines(Split::Train).into_iter().zip(labels))?;
+    }
     trainer.tell_of_features();
     let certificates = write_artifact(trainer, (prepared, &task), folder, temperature)?;
     folder.write_json("certificate.json", &certificates)?;

@@ -11,6 +11,7 @@ use retune_tensor::Tensor;
 
 use super::{StageRun, Trainer};
 use crate::TrainError;
+use crate::dynamics::Observed;
 use crate::event::Event;
 use crate::features::{fetch, trained_logits};
 use crate::schedule::ReducePlateau;
@@ -24,6 +25,8 @@ pub(super) struct StepDone {
     pub(super) factor: f64,
     pub(super) samples: u64,
     pub(super) tokens: u64,
+    /// Margins of the samples, if the recipe asks for them.
+    pub(super) observed: Vec<Observed>,
 }
 
 impl Trainer<'_> {
@@ -76,6 +79,14 @@ impl Trainer<'_> {
             let trained = trained_logits(run.features.as_deref(), self.trainee, &mut forward, chosen);
             let targets: Vec<&Target> =
                 samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
+            if train.record_dynamics && self.context.kernels().is_some() && self.trainee.mixed(&batch).is_none()
+                && let Some((logits, _)) = trained.first()
+            {
+                let rows = logits.tensor().values().chunks_exact(self.task.outputs());
+                let seen = samples.iter().zip(rows).zip(&targets);
+                done.observed
+                    .extend(seen.filter_map(|((&sample, logits), target)| Observed::of(sample, logits, target)));
+            }
             let mut ends = Vec::with_capacity(trained.len());
             for (logits, share) in trained {
                 let loss = self.batch_loss(logits.tensor(), &batch, &targets, total_weight / share);

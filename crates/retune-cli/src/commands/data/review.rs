@@ -40,6 +40,9 @@ pub struct Review {
     /// The parts that the rows are cut into; each is judged by the others.
     #[arg(long, value_name = "K", default_value_t = 5)]
     pub folds: usize,
+    /// Judge by what this run saw in training too: the folder of a fit of the same file with train.record_dynamics = true.
+    #[arg(long, value_name = "RUN")]
+    pub dynamics: Option<PathBuf>,
     /// How many rows to list [default: those that are suspect].
     #[arg(long, value_name = "N")]
     pub rows: Option<usize>,
@@ -59,7 +62,8 @@ pub fn run(arguments: &Review) -> Result<ExitCode, Failure> {
             arguments.output.display()
         )));
     }
-    let found = review(&recipe, &prepare_options()?, arguments.folds, &mut tell)?;
+    let judges = (arguments.folds, arguments.dynamics.as_deref());
+    let found = review(&recipe, &prepare_options()?, judges, &mut tell)?;
     let rows = arguments.rows.unwrap_or(found.suspects());
     found.write(&arguments.output, rows)?;
     if arguments.json {

@@ -300,6 +300,8 @@ pub const KEYS: &[Key] = &[
         "Whether a run folder that exists may be replaced."),
     key("train", "tensorboard", Kind::Bool, "false",
         "Whether TensorBoard event files are written too."),
+    key("train", "record_dynamics", Kind::Bool, "false",
+        "Whether `training_dynamics.csv` keeps each training sample's margin and forgetting events, which `retune data review --dynamics` reads (single-label classification)."),
     key("stage", "name", Kind::Text, "`stage 1`, `stage 2`, …",
         "What the log and the report call it."),
     key("stage", "train", Kind::TextList, "required",

@@ -69,6 +69,8 @@ pub struct TrainSection {
     pub overwrite_output_dir: bool,
     /// Whether TensorBoard event files are written.
     pub tensorboard: bool,
+    /// Whether margins and forgetting events of every training sample are recorded.
+    pub record_dynamics: bool,
 }
 
 impl Default for TrainSection {
@@ -105,6 +107,7 @@ impl Default for TrainSection {
             output_dir: "runs/retune".to_owned(),
             overwrite_output_dir: false,
             tensorboard: false,
+            record_dynamics: false,
         }
     }
 }
