@@ -274,7 +274,7 @@ fn byte_of(character: char) -> Option<u8> {
     let mut buffer = [0; 4];
     let (bytes, _, unmappable) = WINDOWS_1252.encode(character.encode_utf8(&mut buffer));
     match *bytes {
-        [byte @ 0x80..] if !unmappable => Some(byte),
+        [byte] if byte >= 0x80 && !unmappable => Some(byte),
         _ => None,
     }
 }
@@ -325,15 +325,15 @@ fn unite_labels(table: &mut Table, roles: &Roles, changes: &mut Vec<Change>) {
             reasons.push(format!("`{best}` is the label's spelling in {}", count(*rows, "row")));
             Some(best.clone())
         };
-        match value {
+        match &mut *value {
             Value::List(values) => {
-                for value in values {
-                    if let Some(best) = value.as_text().and_then(|text| better(&text)) {
-                        *value = Value::Text(best);
+                for item in values {
+                    if let Some(best) = item.as_text().and_then(|text| better(&text)) {
+                        *item = Value::Text(best);
                     }
                 }
             }
-            value => {
+            cell => {
                 let separator =
                     roles.label_separator.filter(|_| roles.target_kind == Some(TargetKind::MultiLabel));
                 if let Some(separator) = separator {
@@ -342,10 +342,10 @@ fn unite_labels(table: &mut Table, roles: &Roles, changes: &mut Vec<Change>) {
                         .map(|piece| better(piece).unwrap_or_else(|| piece.to_owned()));
                     let joined = pieces.collect::<Vec<_>>().join(&separator.to_string());
                     if joined != before {
-                        *value = Value::Text(joined);
+                        *cell = Value::Text(joined);
                     }
                 } else if let Some(best) = better(&before) {
-                    *value = written.get(&best).cloned().unwrap_or(Value::Text(best));
+                    *cell = written.get(&best).cloned().unwrap_or(Value::Text(best));
                 }
             }
         }

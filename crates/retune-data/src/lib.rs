@@ -19,6 +19,7 @@ mod jsonl;
 mod labels;
 mod leakage;
 mod length;
+mod paraphrase;
 mod parquet;
 mod parquet_writer;
 mod profile;
@@ -42,6 +43,7 @@ pub use finding::{Finding, Severity};
 pub use labels::LabelSet;
 pub use leakage::{check_groups, check_splits};
 pub use length::{LengthPercentiles, LengthPolicy, LengthReport, OverLength};
+pub use paraphrase::{ParaphraseReport, Paraphrases, paraphrase_id};
 pub use parquet_writer::{FeatureColumn, write_parquet};
 pub use profile::{
     Bin, ClassProfile, ColumnKind, ColumnProfile, ColumnRole, Distribution, PictureProfile, RowProfile,

@@ -41,6 +41,19 @@ pub enum ColumnRole {
     Id,
 }
 
+impl ColumnRole {
+    /// Its name in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnRole::Text => "text",
+            ColumnRole::TextPair => "text pair",
+            ColumnRole::Image => "image",
+            ColumnRole::Label => "label",
+            ColumnRole::Id => "id",
+        }
+    }
+}
+
 /// What a column's cells are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -61,6 +74,22 @@ pub enum ColumnKind {
     Picture,
     /// Of several kinds.
     Mixed,
+}
+
+impl ColumnKind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ColumnKind::Empty => "empty",
+            ColumnKind::Text => "text",
+            ColumnKind::Integer => "integer",
+            ColumnKind::Number => "number",
+            ColumnKind::Bool => "bool",
+            ColumnKind::List => "list",
+            ColumnKind::Picture => "picture",
+            ColumnKind::Mixed => "mixed",
+        }
+    }
 }
 
 /// A column at a glance.

@@ -240,11 +240,7 @@ fn columns(page: &DataPage<'_>) -> Section {
 }
 
 fn column_row(html: &mut String, column: &ColumnProfile, rows: usize) {
-    let name = |value: Option<serde_json::Value>| {
-        value.and_then(|value| Some(value.as_str()?.replace('-', " "))).unwrap_or_default()
-    };
-    let role = name(column.role.and_then(|role| serde_json::to_value(role).ok()));
-    let kind = name(serde_json::to_value(column.kind).ok());
+    let role = column.role.map_or("", |role| role.name());
     let share = column.missing as f64 / rows.max(1) as f64;
     let examples = match column.range {
         Some((low, high)) => format!("{} to {}", number(low), number(high)),
@@ -255,8 +251,8 @@ fn column_row(html: &mut String, column: &ColumnProfile, rows: usize) {
         format_args!(
             "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td style=\"white-space:nowrap\"><span class=\"meter\" aria-hidden=\"true\"><i style=\"width:{:.1}%\"></i></span>{}</td><td class=\"n\">{}</td><td>{}</td></tr>\n",
             Escaped(&column.name),
-            Escaped(&role),
-            Escaped(&kind),
+            role,
+            column.kind.name(),
             100.0 * share,
             if column.missing == 0 {
                 "none".to_owned()
@@ -435,10 +431,11 @@ fn copies(page: &DataPage<'_>) -> Section {
 
 fn cluster(html: &mut String, page: &DataPage<'_>, cluster: &CopyCluster) {
     let mut title = counted(cluster.rows.len(), "row");
-    title.push_str(&match cluster.similarity {
-        1.0 => ", equal".to_owned(),
-        similarity => format!(", at least {} alike", percent(similarity)),
-    });
+    if cluster.similarity < 1.0 {
+        title.push_str(&format!(", at least {} alike", percent(cluster.similarity)));
+    } else {
+        title.push_str(", equal");
+    }
     if cluster.across {
         title.push_str(", in several files");
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use retune_data::{OnBadRow, ReadOptions, RoleOverrides, TableProfile, TextTokenizer, profile_table};
+use retune_data::{
+    OnBadRow, ReadOptions, RoleOverrides, Roles, Table, TableProfile, TextTokenizer, profile_table,
+};
 use serde::Serialize;
 
 use crate::TrainError;
@@ -45,7 +47,7 @@ pub fn overview_recipe(
     let overrides = recipe_roles(&recipe);
     let (train, roles) = read_rows(training_path(&recipe)?, &read, &overrides, None)?;
     let profile =
-        |table: &_, roles: &_| profile_table(table, roles, options.tokenizer, options.rows_per_class);
+        |table: &Table, roles: &Roles| profile_table(table, roles, options.tokenizer, options.rows_per_class);
     let mut files = vec![FileOverview { split: Some(Split::Train), profile: profile(&train, &roles)? }];
     for (split, path) in [(Split::Validation, &recipe.data.validation), (Split::Test, &recipe.data.test)] {
         let Some(path) = path else { continue };

@@ -169,7 +169,7 @@ fn choose_strategy(
 fn make_paths_absolute(recipe: &mut Recipe) {
     let data = &mut recipe.data;
     let files = [&mut data.train, &mut data.validation, &mut data.test, &mut data.review];
-    for path in files.into_iter().flatten() {
+    for path in files.into_iter().chain([&mut recipe.augmentation.paraphrases]).flatten() {
         // A path that does not exist is reported by the reader, with its own words.
         if let Ok(absolute) = std::fs::canonicalize(&*path) {
             *path = absolute.display().to_string();

@@ -5,6 +5,7 @@
 mod batches;
 mod data;
 mod image;
+mod paraphrases;
 mod text;
 
 use std::collections::BTreeMap;
@@ -277,7 +278,8 @@ fn hash_inputs(
         hashes.insert(hash.path.display().to_string(), hash.sha256);
     }
     let data = [&recipe.data.train, &recipe.data.validation, &recipe.data.test, &recipe.data.review];
-    for path in data.into_iter().flatten().filter(|path| Path::new(path).is_file()) {
+    let data = data.into_iter().chain([&recipe.augmentation.paraphrases]);
+    for path in data.flatten().filter(|path| Path::new(path).is_file()) {
         hashes.insert(path.clone(), hash_file(Path::new(path))?.sha256);
     }
     Ok(hashes)

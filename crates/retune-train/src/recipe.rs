@@ -105,7 +105,7 @@ impl Recipe {
         };
         let data = &mut self.data;
         let files = [&mut data.train, &mut data.validation, &mut data.test, &mut data.review];
-        for path in files.into_iter().flatten() {
+        for path in files.into_iter().chain([&mut self.augmentation.paraphrases]).flatten() {
             resolve(path);
         }
         resolve(&mut self.model.name_or_path);

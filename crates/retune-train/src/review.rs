@@ -154,6 +154,9 @@ pub fn review(
     recipe.data.validation_split = None;
     recipe.data.test = None;
     recipe.data.review = None;
+    // Nothing stands for a text here, and no command is asked about rows that a run holds out.
+    recipe.augmentation.paraphrases = None;
+    recipe.augmentation.paraphrase_command.clear();
     // Each picture is looked at once.
     recipe.augmentation.test_time = TestTime::None;
     let prepared = prepare(&recipe, options, tell)?;

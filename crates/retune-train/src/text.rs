@@ -6,7 +6,7 @@ use std::sync::Arc;
 use retune_autograd::{Pooling, Var};
 use retune_data::image::ViewKey;
 use retune_data::{
-    EncodedDataset, Encoding, LengthPolicy, Target, TextAugmentation, TextDataset, TextExample,
+    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Target, TextAugmentation, TextDataset, TextExample,
     TextTokenizer, TokenSequence,
 };
 use retune_models::text::{TextClassifier, TokenBatch};
@@ -28,6 +28,8 @@ pub struct TextSplit {
 pub struct TextViews {
     /// What is done to them.
     pub augmentation: TextAugmentation,
+    /// Texts that may stand for them.
+    pub paraphrases: Option<Paraphrases>,
     /// What makes token ids of them.
     pub tokenizer: TextTokenizer,
     /// How they are cut.
@@ -92,8 +94,9 @@ pub fn window_logits<'s>(
 
 impl TextViews {
     /// A view's token ids; none where it cannot be encoded, such as a text that a typing error made too long.
-    fn encode(&self, example: &TextExample, key: ViewKey) -> Option<Encoding> {
-        let text = self.augmentation.view(&example.text, key, "text");
+    fn encode(&self, index: usize, example: &TextExample, key: ViewKey) -> Option<Encoding> {
+        let paraphrase = self.paraphrases.as_ref().and_then(|known| known.choose(index, key));
+        let text = self.augmentation.view(paraphrase.unwrap_or(&example.text), key, "text");
         let pair = example.text_pair.as_ref().map(|pair| self.augmentation.view(pair, key, "text_pair"));
         self.tokenizer.encode(&text, pair.as_deref(), &self.policy).ok()
     }
@@ -122,7 +125,7 @@ impl TextTrainee {
         let Randomness { seed, step } = randomness;
         let view = |(&sample, occurrence): (&u32, u32)| {
             let example = &self.split(split).dataset.examples[sample as usize];
-            match views.encode(example, ViewKey { seed, step, occurrence }) {
+            match views.encode(sample as usize, example, ViewKey { seed, step, occurrence }) {
                 Some(view) => view.windows,
                 None => self.windows(split, sample).to_vec(),
             }

@@ -47,8 +47,8 @@ pub(crate) fn distribution(lengths: &Distribution, title: &str, unit: &str) -> O
             );
         }
         let is_last = bin.to.is_none();
-        let room_before_last = lengths.bins.last().is_some_and(|last| last.to.is_some())
-            || index + step <= lengths.bins.len() - 1;
+        let room_before_last =
+            lengths.bins.last().is_some_and(|last| last.to.is_some()) || index + step < lengths.bins.len();
         if is_last {
             svg.text("tick", (left + width / 2.0, HEIGHT - BOTTOM + 18.0), Anchor::Middle, "more");
         } else if index % step == 0 && room_before_last {

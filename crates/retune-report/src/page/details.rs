@@ -36,6 +36,22 @@ pub(super) fn data(run: &Run) -> Section {
             flatten(&mut list, key, value);
         }
     }
+    if let Some(path) = run.recipe_str("augmentation.paraphrases") {
+        definition(&mut list, "Paraphrases", path);
+        let hashes = run.recipe_value("lock.sha256");
+        if let Some(hash) = hashes.and_then(|hashes| hashes.get(path)?.as_str()) {
+            definition(&mut list, "Their SHA-256", hash);
+        }
+        if let Some(toml::Value::Array(command)) = run.recipe_value("augmentation.paraphrase_command") {
+            let words: Vec<String> = command.iter().filter_map(|word| Some(shell(word.as_str()?))).collect();
+            if !words.is_empty() {
+                definition(&mut list, "Written by", words.join(" "));
+            }
+        }
+        if let Some(probability) = run.recipe_value("augmentation.paraphrase_probability") {
+            definition(&mut list, "Drawn with probability", probability);
+        }
+    }
     if !list.is_empty() {
         put(&mut html, format_args!("<dl>\n{list}</dl>\n"));
     }

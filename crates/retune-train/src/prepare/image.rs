@@ -149,7 +149,7 @@ fn refuse_text_settings(recipe: &Recipe) -> Result<(), TrainError> {
         ("data.max_length", data.max_length.is_some()),
         ("data.stride", data.stride.is_some()),
         ("train.group_by_length", recipe.train.group_by_length),
-        ("what is about texts in [augmentation]", !recipe.augmentation.to_text_augmentation().is_none()),
+        ("what is about texts in [augmentation]", !recipe.augmentation.leaves_texts()),
     ];
     if let Some((key, _)) = set.into_iter().find(|(_, is_set)| *is_set) {
         let message = format!("{key} is set, but the model reads pictures; remove it, or name a text model");

@@ -10,6 +10,7 @@ use retune_nn::ParameterBuilder;
 use retune_tasks::{ClassificationTask, ProblemType};
 
 use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
+use super::paraphrases::paraphrases;
 use super::{
     ModelLocation, PrepareOptions, Prepared, check_imbalance, check_metric, check_thresholds,
     context_threads, hash_inputs, make_context, record_choices,
@@ -69,6 +70,7 @@ pub(super) fn prepare(
     let tokenizer = TextTokenizer::from_directory(&model_directory, &model_type)?;
     tokenizer.check_against_model(model.sizes().vocab_size)?;
     let policy = length_policy(&mut recipe, &tokenizer, model.sizes().max_length())?;
+    let paraphrases = paraphrases(&mut recipe, &options.resolve.cache_dir, &datasets, tell)?;
     let mut splits = BTreeMap::new();
     let mut lengths = BTreeMap::new();
     for (split, dataset) in datasets {
@@ -81,7 +83,8 @@ pub(super) fn prepare(
     let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
     record_choices(&mut recipe, &splits[&Split::Train].dataset, &task);
     let augmentation = recipe.augmentation.to_text_augmentation();
-    let views = (!augmentation.is_none()).then(|| TextViews { augmentation, tokenizer, policy });
+    let varies = !augmentation.is_none() || paraphrases.is_some();
+    let views = varies.then(|| TextViews { augmentation, paraphrases, tokenizer, policy });
     let trainee = ModalTrainee::Text(Box::new(TextTrainee { model, splits, views }));
     Ok(Prepared {
         recipe,

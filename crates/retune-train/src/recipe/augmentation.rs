@@ -55,6 +55,12 @@ pub struct AugmentationSection {
     pub casing: f64,
     /// Probability of each letter to be mistyped.
     pub typos: f64,
+    /// A file with paraphrases of training texts.
+    pub paraphrases: Option<String>,
+    /// A command that answers training texts with paraphrases.
+    pub paraphrase_command: Vec<String>,
+    /// Probability that a paraphrase stands for its text.
+    pub paraphrase_probability: f64,
 }
 
 /// What is averaged in evaluation and prediction.
@@ -116,6 +122,9 @@ impl Default for AugmentationSection {
             word_swap: 0.0,
             casing: 0.0,
             typos: 0.0,
+            paraphrases: None,
+            paraphrase_command: Vec::new(),
+            paraphrase_probability: 0.5,
         }
     }
 }
@@ -143,7 +152,24 @@ impl AugmentationSection {
     /// Whether nothing was changed that is about pictures.
     pub fn leaves_pictures(&self) -> bool {
         let TextAugmentation { word_dropout, word_swap, casing, typos } = self.to_text_augmentation();
-        *self == Self { word_dropout, word_swap, casing, typos, ..Self::default() }
+        let mut texts_alone = Self { word_dropout, word_swap, casing, typos, ..Self::default() };
+        texts_alone.paraphrases.clone_from(&self.paraphrases);
+        texts_alone.paraphrase_command.clone_from(&self.paraphrase_command);
+        texts_alone.paraphrase_probability = self.paraphrase_probability;
+        *self == texts_alone
+    }
+
+    /// Whether nothing was changed that is about texts.
+    pub fn leaves_texts(&self) -> bool {
+        let default = Self::default();
+        self.to_text_augmentation().is_none()
+            && !self.has_paraphrases()
+            && self.paraphrase_probability == default.paraphrase_probability
+    }
+
+    /// Whether paraphrases stand for training texts.
+    pub(crate) fn has_paraphrases(&self) -> bool {
+        self.paraphrases.is_some() || !self.paraphrase_command.is_empty()
     }
 
     /// As the data crate takes it for texts.

@@ -96,6 +96,14 @@ impl Recipe {
         }
         let cuts = augmentation.min_scale == default.min_scale || augmentation.crop == Crop::RandomResized;
         self.only_with("augmentation.min_scale", !cuts, cuts, "crop = \"random_resized\"")?;
+        let sets_probability = augmentation.paraphrase_probability != default.paraphrase_probability;
+        let sources = "paraphrases or paraphrase_command";
+        self.only_with(
+            "augmentation.paraphrase_probability",
+            sets_probability,
+            augmentation.has_paraphrases(),
+            sources,
+        )?;
         self.check_mixing()?;
         let task = &self.task;
         let classes = task.problem_type != Some(retune_tasks::ProblemType::Regression);

@@ -79,13 +79,16 @@ impl Trainer<'_> {
             let trained = trained_logits(run.features.as_deref(), self.trainee, &mut forward, chosen);
             let targets: Vec<&Target> =
                 samples.iter().map(|&sample| self.trainee.target(Split::Train, sample)).collect();
-            if train.record_dynamics && self.context.kernels().is_some() && self.trainee.mixed(&batch).is_none()
+            if train.record_dynamics
+                && self.context.kernels().is_some()
+                && self.trainee.mixed(&batch).is_none()
                 && let Some((logits, _)) = trained.first()
             {
                 let rows = logits.tensor().values().chunks_exact(self.task.outputs());
                 let seen = samples.iter().zip(rows).zip(&targets);
-                done.observed
-                    .extend(seen.filter_map(|((&sample, logits), target)| Observed::of(sample, logits, target)));
+                done.observed.extend(
+                    seen.filter_map(|((&sample, logits), target)| Observed::of(sample, logits, target)),
+                );
             }
             let mut ends = Vec::with_capacity(trained.len());
             for (logits, share) in trained {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use retune::data::image::{DEFAULT_MAX_PIXELS, Picture, PictureSource, thumbnail};
 use retune::data::{OnBadRow, ReadOptions};
+use retune::train::recipe::BadRowPolicy;
 use retune::train::{
     Cluster, DataExamination, FileOverview, OverviewOptions, Recipe, dedupe_file, dedupe_recipe,
 };
@@ -68,10 +69,16 @@ fn small(path: &Path) -> Option<Vec<u8>> {
 }
 
 fn clusters(source: &Source, recipe: Option<&Recipe>) -> Result<Vec<Cluster>, Failure> {
-    let found = match recipe {
+    let folder = source.path.is_dir().then(|| {
+        let mut recipe = Recipe::default();
+        recipe.data.train = Some(source.path.display().to_string());
+        recipe
+    });
+    let found = match recipe.or(folder.as_ref()) {
         Some(recipe) => {
+            // What cannot be read stands among the findings.
             let mut recipe = recipe.clone();
-            recipe.data.on_bad_row = retune::train::recipe::BadRowPolicy::Skip;
+            recipe.data.on_bad_row = BadRowPolicy::Skip;
             dedupe_recipe(&recipe, None)?
         }
         None => {

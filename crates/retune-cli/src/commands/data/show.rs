@@ -160,14 +160,6 @@ fn file_text(file: &FileOverview, style: &Style) -> String {
     parts.join("\n\n")
 }
 
-/// A name in an enum's kebab case, as its JSON has it.
-fn name_of(value: impl serde::Serialize) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|name| Some(name.as_str()?.replace('-', " ")))
-        .unwrap_or_default()
-}
-
 fn columns_text(profile: &TableProfile, style: &Style) -> String {
     let mut table = Table::new([
         ("column", Align::Left),
@@ -193,8 +185,8 @@ fn columns_text(profile: &TableProfile, style: &Style) -> String {
         };
         table.row([
             column.name.clone(),
-            column.role.map_or_else(String::new, name_of),
-            name_of(column.kind),
+            column.role.map_or_else(String::new, |role| role.name().to_owned()),
+            column.kind.name().to_owned(),
             empty,
             count(column.distinct),
             quoted(column),
