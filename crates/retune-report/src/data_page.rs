@@ -139,7 +139,8 @@ fn head(page: &DataPage<'_>) -> String {
     put(&mut head, format_args!("<p class=\"run\"><strong>{}</strong>", Escaped(page.name)));
     for file in page.files {
         let noun = if file.profile.pictures.is_some() { "picture" } else { "row" };
-        put(&mut head, format_args!(" · {} {}", Escaped(&file.name), counted(file.profile.rows, noun)));
+        let name = if page.files.len() > 1 { format!("{} ", file.name) } else { String::new() };
+        put(&mut head, format_args!(" · {}{}", Escaped(&name), counted(file.profile.rows, noun)));
     }
     let (errors, warnings) = (page.count(Severity::Error), page.count(Severity::Warning));
     let (sentence, class) = match (errors, warnings) {
