@@ -15,9 +15,9 @@ pub(super) fn is_adapter(name: &str) -> bool {
 
 /// What PEFT's `adapter_model.safetensors` and `adapter_config.json` say.
 pub struct ImageAdapter {
-    /// The matrices, and the head.
+    /// The matrices, under every name that versions of the library give their modules, and the head.
     pub tensors: StoredTensors<'static>,
-    /// The modules that have a branch, under every name that versions of the library give them.
+    /// The modules that have a branch, under those names.
     pub target_modules: Vec<String>,
     /// The head's modules, which are saved whole.
     pub modules_to_save: Vec<String>,
@@ -44,10 +44,12 @@ impl ImageClassifier {
             for (module, values) in modules.into_iter().zip(parts) {
                 let (mut shape, values) = (b.shape.clone(), values.to_vec());
                 shape[0] = rows;
-                tensors.insert(format!("{module}.lora_A.weight"), a.clone());
-                tensors.insert(format!("{module}.lora_B.weight"), FileTensor { shape, values });
-                target_modules.extend(newer_path(&module, newer));
-                target_modules.push(module);
+                let b = FileTensor { shape, values };
+                for path in newer_path(&module, newer).into_iter().chain([module]) {
+                    tensors.insert(format!("{path}.lora_A.weight"), a.clone());
+                    tensors.insert(format!("{path}.lora_B.weight"), b.clone());
+                    target_modules.push(path);
+                }
             }
         }
         let in_head = |id: &ParameterId| {
