@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod atomic;
+pub mod cache;
 pub mod config;
 pub mod dtype;
 pub mod error;
@@ -31,6 +32,7 @@ pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use hash::{FileHash, hash_file};
 pub use hub::{Mirror, Origin, ResolveOptions, Resolved, Token, resolve};
+pub use map::FileBytes;
 pub use pickle::WrapperRule;
 pub use report::{LoadReport, Reshaped, Transformed};
 pub use save::{NamedTensor, Saved, TensorData, save_safetensors, save_sharded};

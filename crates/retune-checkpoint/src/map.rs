@@ -1,4 +1,4 @@
-//! The crate's one memory-map module: a file's bytes, mapped read-only, or bytes already in memory.
+//! The project's one memory-map module outside the kernels: a file's bytes, mapped read-only, or bytes already in memory.
 
 #![expect(unsafe_code, reason = "mapping a file is unsafe; this is the only place that does it")]
 
@@ -12,7 +12,7 @@ use crate::error::CheckpointError;
 
 /// A file's content and the path that messages name it by.
 #[derive(Debug)]
-pub(crate) struct FileBytes {
+pub struct FileBytes {
     path: PathBuf,
     content: Content,
 }
@@ -24,8 +24,12 @@ enum Content {
 }
 
 impl FileBytes {
-    /// Maps the file at `path`.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    /// Maps the file at `path`. Whoever maps a file relies on nobody shortening it in place; this project replaces files by
+    /// renaming, which leaves what is mapped alone.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if it cannot be opened or is a folder.
+    pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(CheckpointError::io("open", path))?;
         let metadata = file.metadata().map_err(CheckpointError::io("read", path))?;
         if metadata.is_dir() {
@@ -53,10 +57,17 @@ impl FileBytes {
         &self.path
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The file's content.
+    pub fn bytes(&self) -> &[u8] {
         match &self.content {
             Content::Mapped(map) => map,
             Content::Owned(bytes) => bytes,
         }
+    }
+}
+
+impl AsRef<[u8]> for FileBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }

@@ -3,12 +3,24 @@
 //! Stands on the `tokenizers` crate for the pipeline up to the ids. Special tokens are set here, by a layout
 //! learnt once from the tokenizer's own post-processor, because a text is cut before they go around it.
 
-use crate::dataset::TextDataset;
+use crate::dataset::{TextDataset, TextExample};
 use crate::error::DataError;
+use crate::in_order::in_order;
 use crate::length::{Kept, LengthPercentiles, LengthPolicy, LengthReport, OverLength, cut, whole};
 use crate::tokenizer_files::{Loaded, TOKENIZER_FILES, load};
+use crate::tokens::{ColumnBuilder, Sequence, TokenColumns};
+use crate::word_memo::WordMemos;
+use arrow_array::RecordBatch;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokenizers::{Token, Tokenizer};
+
+/// Texts at most that a thread encodes at a time …
+const PIECE_TEXTS: usize = 4096;
+/// … and about so many bytes of them.
+const PIECE_BYTES: usize = 4 << 20;
 
 /// The ids of one sequence, special tokens included.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,7 +32,7 @@ pub struct TokenSequence {
 }
 
 /// One encoded text or pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Encoding {
     /// One sequence, or several under [`OverLength::Window`].
     pub windows: Vec<TokenSequence>,
@@ -30,13 +42,90 @@ pub struct Encoding {
     pub truncated: bool,
 }
 
-/// An encoded dataset, in its order.
+/// An encoded dataset, in its order: all or some of the texts of shared columns.
 #[derive(Debug, Clone)]
 pub struct EncodedDataset {
-    /// One encoding per example.
-    pub encodings: Vec<Encoding>,
+    columns: Arc<TokenColumns>,
+    /// The texts of the columns that are meant; all of them if `None`.
+    chosen: Option<Vec<u32>>,
     /// What the length policy did.
     pub report: LengthReport,
+}
+
+impl EncodedDataset {
+    /// All texts of columns.
+    pub fn new(columns: Arc<TokenColumns>, policy: &LengthPolicy) -> Self {
+        Self::of(columns, None, policy)
+    }
+
+    /// Some texts of columns, in the order given.
+    ///
+    /// # Panics
+    /// If there is no such text.
+    pub fn of_some(columns: Arc<TokenColumns>, chosen: Vec<u32>, policy: &LengthPolicy) -> Self {
+        Self::of(columns, Some(chosen), policy)
+    }
+
+    fn of(columns: Arc<TokenColumns>, chosen: Option<Vec<u32>>, policy: &LengthPolicy) -> Self {
+        let mut encoded = EncodedDataset { columns, chosen, report: LengthReport::default() };
+        encoded.report = encoded.account(policy);
+        encoded
+    }
+
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.chosen.as_ref().map_or(self.columns.len(), Vec::len)
+    }
+
+    /// True without texts.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn place(&self, index: usize) -> usize {
+        self.chosen.as_ref().map_or(index, |chosen| chosen[index] as usize)
+    }
+
+    /// The sequences of a text: one, or its windows.
+    ///
+    /// # Panics
+    /// If there is no such text.
+    pub fn sequences(&self, index: usize) -> impl Iterator<Item = Sequence<'_>> + Clone {
+        self.columns.sequences(self.place(index))
+    }
+
+    /// Tokens of a text in all its sequences, special ones included.
+    ///
+    /// # Panics
+    /// If there is no such text.
+    pub fn tokens(&self, index: usize) -> usize {
+        self.columns.tokens(self.place(index))
+    }
+
+    /// The encodings of some texts, copied out.
+    ///
+    /// # Panics
+    /// If there are no such texts.
+    pub fn encodings(&self, range: Range<usize>) -> Vec<Encoding> {
+        range.map(|index| self.columns.encoding(self.place(index))).collect()
+    }
+
+    fn account(&self, policy: &LengthPolicy) -> LengthReport {
+        let places = || (0..self.len()).map(|index| self.place(index));
+        let lengths: Vec<usize> = places().map(|text| self.columns.original_length(text)).collect();
+        let windows: Vec<usize> = places().map(|text| self.columns.sequences(text).count()).collect();
+        LengthReport {
+            texts: self.len(),
+            sequences: windows.iter().sum(),
+            truncated: places().filter(|&text| self.columns.is_truncated(text)).count(),
+            windowed: windows.iter().filter(|&&windows| windows > 1).count(),
+            max_length: policy.max_length,
+            longest: lengths.iter().copied().max().unwrap_or(0),
+            tokens: places().map(|text| self.columns.tokens(text)).sum(),
+            original_tokens: lengths.iter().sum(),
+            percentiles: LengthPercentiles::of(lengths),
+        }
+    }
 }
 
 /// A checkpoint's tokenizer.
@@ -47,6 +136,7 @@ pub struct TextTokenizer {
     single: Layout,
     pair: Layout,
     model_max_length: Option<usize>,
+    words: Option<WordMemos>,
 }
 
 /// Where special tokens stand around one or two texts.
@@ -74,7 +164,9 @@ impl TextTokenizer {
                 .map_err(|message| DataError::Tokenizer { path: path.clone(), message })
         };
         let (single, pair) = (layout(false)?, layout(true)?);
+        let words = WordMemos::of(&tokenizer);
         Ok(TextTokenizer {
+            words,
             tokenizer,
             path,
             directory: directory.to_path_buf(),
@@ -178,49 +270,83 @@ impl TextTokenizer {
         policy: &LengthPolicy,
         threads: usize,
     ) -> Result<EncodedDataset, DataError> {
-        let chunk_size = dataset.examples.len().div_ceil(threads.max(1)).max(1);
-        let encode_chunk = |chunk: &[crate::dataset::TextExample]| -> Result<Vec<Encoding>, DataError> {
-            chunk
-                .iter()
-                .map(|example| {
-                    self.encode(&example.text, example.text_pair.as_deref(), policy).map_err(|error| {
-                        match error {
-                            DataError::TooLong { length, max_length, .. } => {
-                                let sequence =
-                                    format!("{}:{}: the text", dataset.path().display(), example.line);
-                                DataError::TooLong { sequence, length, max_length }
-                            }
-                            other => other,
-                        }
-                    })
-                })
-                .collect()
+        let examples: Vec<&TextExample> = dataset.examples.iter().collect();
+        let columns = self.encode_examples(dataset.path(), &examples, policy, threads)?;
+        Ok(EncodedDataset::new(Arc::new(columns), policy))
+    }
+
+    /// Encodes examples of a file into columns in memory.
+    ///
+    /// # Errors
+    /// As [`encode_dataset`](Self::encode_dataset).
+    pub fn encode_examples(
+        &self,
+        path: &Path,
+        examples: &[&TextExample],
+        policy: &LengthPolicy,
+        threads: usize,
+    ) -> Result<TokenColumns, DataError> {
+        let mut batches = Vec::new();
+        self.encode_in_pieces(path, examples, policy, threads, |batch| {
+            batches.push(batch);
+            Ok(())
+        })?;
+        TokenColumns::from_batches(&batches).ok_or_else(|| self.broken("its columns do not fit each other"))
+    }
+
+    /// Encodes examples of a file piece by piece and hands the pieces on in order; only a few are in memory.
+    pub(crate) fn encode_in_pieces(
+        &self,
+        path: &Path,
+        examples: &[&TextExample],
+        policy: &LengthPolicy,
+        threads: usize,
+        take: impl FnMut(RecordBatch) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let pieces = cut_into_pieces(examples);
+        let encode_piece = |piece: usize| {
+            let mut builder = ColumnBuilder::default();
+            for example in &examples[pieces[piece].clone()] {
+                let encoding = self.encode(&example.text, example.text_pair.as_deref(), policy);
+                builder.push(&encoding.map_err(|error| match error {
+                    DataError::TooLong { length, max_length, .. } => {
+                        let sequence = format!("{}:{}: the text", path.display(), example.line);
+                        DataError::TooLong { sequence, length, max_length }
+                    }
+                    other => other,
+                })?);
+            }
+            builder.finish().map_err(|error| self.broken(&error.to_string()))
         };
-        let chunks: Vec<Result<Vec<Encoding>, DataError>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = dataset
-                .examples
-                .chunks(chunk_size)
-                .map(|chunk| scope.spawn(move || encode_chunk(chunk)))
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        });
-        let mut encodings = Vec::with_capacity(dataset.examples.len());
-        for chunk in chunks {
-            encodings.extend(chunk?);
-        }
-        let report = report(&encodings, policy);
-        Ok(EncodedDataset { encodings, report })
+        in_order(pieces.len(), threads, encode_piece, take)
+    }
+
+    /// A hash of all that decides what a text is encoded to, beside the length policy.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`] if the pipeline cannot be written down.
+    pub fn fingerprint(&self) -> Result<[u8; 32], DataError> {
+        let pipeline = self.tokenizer.to_string(false).map_err(|error| self.broken(&error.to_string()))?;
+        let layouts = format!("{:?} {:?} ", self.single, self.pair);
+        Ok(Sha256::new().chain_update(layouts).chain_update(pipeline).finalize().into())
+    }
+
+    fn broken(&self, message: &str) -> DataError {
+        DataError::Tokenizer { path: self.path.clone(), message: message.to_owned() }
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| DataError::Tokenizer {
-            path: self.path.clone(),
-            message: format!("cannot encode “{}”: {error}", crate::finding::excerpt(text, 40)),
-        })?;
-        Ok(encoding.get_ids().to_vec())
+        let encode = |text: &str| match self.tokenizer.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => {
+                let excerpt = crate::finding::excerpt(text, 40);
+                Err(self.broken(&format!("cannot encode “{excerpt}”: {error}")))
+            }
+        };
+        match &self.words {
+            Some(words) => words.ids(text, encode),
+            None => encode(text),
+        }
     }
 }
 
@@ -286,17 +412,16 @@ impl Layout {
     }
 }
 
-fn report(encodings: &[Encoding], policy: &LengthPolicy) -> LengthReport {
-    let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.original_length).collect();
-    LengthReport {
-        texts: encodings.len(),
-        sequences: encodings.iter().map(|encoding| encoding.windows.len()).sum(),
-        truncated: encodings.iter().filter(|encoding| encoding.truncated).count(),
-        windowed: encodings.iter().filter(|encoding| encoding.windows.len() > 1).count(),
-        max_length: policy.max_length,
-        longest: lengths.iter().copied().max().unwrap_or(0),
-        tokens: encodings.iter().flat_map(|encoding| &encoding.windows).map(|window| window.ids.len()).sum(),
-        original_tokens: lengths.iter().sum(),
-        percentiles: LengthPercentiles::of(lengths),
+/// Cuts texts into pieces for threads, by the texts alone.
+fn cut_into_pieces(examples: &[&TextExample]) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, example) in examples.iter().enumerate() {
+        bytes += example.text.len() + example.text_pair.as_ref().map_or(0, String::len);
+        if index + 1 - start == PIECE_TEXTS || bytes >= PIECE_BYTES || index + 1 == examples.len() {
+            pieces.push(start..index + 1);
+            (start, bytes) = (index + 1, 0);
+        }
     }
+    pieces
 }

@@ -17,6 +17,8 @@ use std::time::SystemTime;
 
 use retune_autograd::Var;
 use retune_checkpoint::available_space;
+use retune_checkpoint::cache::{CacheEntry, files, remove_oldest};
+use retune_data::{TokenSet, list_tokens, tidy_tokens};
 use retune_nn::{Forward, ParameterStore};
 use retune_tensor::Context;
 
@@ -203,7 +205,7 @@ impl FeatureCache {
         // What does not fit even alone is kept in part, and not at the cost of everything else.
         let disk = self.limits.disk;
         let others_may_hold = if bytes <= disk { disk - bytes } else { disk / 2 };
-        let removed = remove_oldest(&others, others_may_hold)?;
+        let removed = remove_oldest(entries(&others), others_may_hold)?;
         let left: u64 = others.iter().map(|set| set.bytes).sum::<u64>().saturating_sub(removed);
         let free = available_space(&self.root).map_err(std::io::Error::other)?;
         let own = if path.is_dir() { folder::examine(&path)?.bytes } else { 0 };
@@ -320,36 +322,33 @@ pub fn list_features(cache_dir: &Path) -> Result<Vec<FeatureSet>, TrainError> {
     Ok(sets)
 }
 
-/// Removes what killed runs and damage left, then those features that were not used for longest, until the others take
-/// at most `limit` bytes. Returns the bytes that were freed.
+/// Removes what killed runs and damage left, then the features and token ids that were not used for longest, until all of
+/// them take at most `limit` bytes. Returns the bytes that were freed.
 ///
 /// # Errors
 /// If a file cannot be removed.
-pub fn clean_features(cache_dir: &Path, limit: u64) -> Result<u64, TrainError> {
+pub fn clean_cache(cache_dir: &Path, limit: u64) -> Result<u64, TrainError> {
     let root = cache_dir.join(FEATURES);
     let clean = || {
         let before = sets(&root)?;
         before.iter().try_for_each(|set| folder::tidy(&set.path))?;
         let after = sets(&root)?;
         let bytes = |sets: &[FeatureSet]| sets.iter().map(|set| set.bytes).sum::<u64>();
-        Ok(bytes(&before).saturating_sub(bytes(&after)) + remove_oldest(&after, limit)?)
+        Ok((bytes(&before).saturating_sub(bytes(&after)), after))
     };
-    clean().map_err(TrainError::io(&root))
-}
-
-/// Removes all features of a cache folder. Returns the bytes that were freed.
-///
-/// # Errors
-/// If a file cannot be removed.
-pub fn clear_features(cache_dir: &Path) -> Result<u64, TrainError> {
-    clean_features(cache_dir, 0)
+    let (freed_features, features) = clean().map_err(TrainError::io(&root))?;
+    let freed_tokens = tidy_tokens(cache_dir)?;
+    let tokens = list_tokens(cache_dir)?;
+    let all = entries(&features).into_iter().chain(tokens.iter().map(TokenSet::entry)).collect();
+    let removed = remove_oldest(all, limit).map_err(TrainError::io(cache_dir))?;
+    Ok(freed_features + freed_tokens + removed)
 }
 
 fn sets(root: &Path) -> std::io::Result<Vec<FeatureSet>> {
     if !root.is_dir() {
         return Ok(Vec::new());
     }
-    let folders = folder::files(root)?.into_iter().filter(|path| path.is_dir());
+    let folders = files(root)?.into_iter().filter(|path| path.is_dir());
     folders
         .map(|path| {
             let folder::Examined { about, samples, bytes, used, damaged } = folder::examine(&path)?;
@@ -358,54 +357,14 @@ fn sets(root: &Path) -> std::io::Result<Vec<FeatureSet>> {
         .collect()
 }
 
-/// Removes whole sets, the one used longest ago first, until `limit` bytes or less are left. Returns the bytes removed.
-fn remove_oldest(sets: &[FeatureSet], limit: u64) -> std::io::Result<u64> {
-    let mut by_age: Vec<&FeatureSet> = sets.iter().collect();
-    by_age.sort_by_key(|set| set.used);
-    let mut left: u64 = sets.iter().map(|set| set.bytes).sum();
-    let mut removed = 0;
-    for set in by_age {
-        if left <= limit {
-            break;
-        }
-        match std::fs::remove_dir_all(&set.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        left -= set.bytes;
-        removed += set.bytes;
-    }
-    Ok(removed)
+/// Sets as what may be removed for want of room.
+fn entries(sets: &[FeatureSet]) -> Vec<CacheEntry<'_>> {
+    sets.iter().map(|set| CacheEntry { path: &set.path, bytes: set.bytes, used: set.used }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn set(root: &Path, name: &str, bytes: usize, age: u64) -> FeatureSet {
-        let path = root.join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        std::fs::write(path.join("part-0-0-0.features"), vec![0; bytes]).unwrap();
-        let used = SystemTime::now() - std::time::Duration::from_secs(age);
-        FeatureSet {
-            path,
-            about: About::default(),
-            samples: 0,
-            bytes: bytes as u64,
-            used: Some(used),
-            damaged: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn what_was_not_used_for_longest_goes_first() {
-        let root = tempfile::tempdir().unwrap();
-        let sets =
-            [set(root.path(), "new", 10, 1), set(root.path(), "old", 10, 9), set(root.path(), "mid", 10, 5)];
-        assert_eq!(remove_oldest(&sets, 15).unwrap(), 20);
-        let there = |name: &str| root.path().join(name).is_dir();
-        assert_eq!([there("new"), there("mid"), there("old")], [true, false, false]);
-    }
 
     #[test]
     fn a_cache_that_is_off_keeps_nothing() {

@@ -62,9 +62,7 @@ pub use dynamics::{Dynamics, SampleDynamics};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate_logits};
 pub use event::{Event, Listener, RunStarted};
-pub use features::{
-    About, FeatureLimits, FeatureSet, clean_features, clear_features, feature_bytes, list_features,
-};
+pub use features::{About, FeatureLimits, FeatureSet, clean_cache, feature_bytes, list_features};
 pub use fit::{FitOptions, RunSummary, fit, resume};
 pub use forecast::{Forecast, ForecastComparison, StageForecast, input_seconds};
 pub use image::{ImageTrainee, ImageViews, ViewChoice};

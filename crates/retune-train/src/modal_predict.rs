@@ -146,8 +146,8 @@ impl ModalPredictor {
             let end = (start + batch_size).min(data.len());
             match (self, data) {
                 (Self::Text(text), ReadData::Text(_, encoded)) => {
-                    let batch: Vec<_> = encoded.encodings[start..end].iter().collect();
-                    logits.extend(text.logits(&batch));
+                    let batch = encoded.encodings(start..end);
+                    logits.extend(text.logits(&batch.iter().collect::<Vec<_>>()));
                 }
                 (Self::Image(image), ReadData::Image(dataset)) => {
                     logits.extend(image.logits(dataset, start..end, end..end + batch_size)?);

@@ -25,7 +25,8 @@ pub use reference::render_reference;
 pub use sections::{
     BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, LearningRate, Method, MissingPolicy,
     ModelSection, OneOrMore, OptimizerSection, OverLength, Precision, Sampling, ScheduleName,
-    ScheduleSection, SearchWord, StageSection, StrategySection, TaskSection, ThresholdTuning, TrainSection,
+    ScheduleSection, SearchWord, StageSection, StrategySection, TaskSection, ThresholdTuning, TokenCacheMode,
+    TrainSection,
 };
 pub(crate) use stage_target::StageTarget;
 

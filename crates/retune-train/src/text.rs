@@ -4,22 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use retune_autograd::{Pooling, Var};
-use retune_data::image::ViewKey;
+use retune_data::image::{PictureLoader, ViewKey};
 use retune_data::{
-    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Target, TextAugmentation, TextDataset, TextExample,
-    TextTokenizer, TokenSequence,
+    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Sequence, Target, TextAugmentation, TextDataset,
+    TextExample, TextTokenizer, TokenSequence,
 };
 use retune_models::text::{TextClassifier, TokenBatch};
 use retune_nn::{Forward, Randomness};
 use retune_tensor::Tensor;
 use sha2::{Digest, Sha256};
 
-use crate::trainee::{Cut, SampleBatch, SampleHash, Split, Trainee};
+use crate::TrainError;
+use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 
 /// A split's examples with their token ids.
 pub struct TextSplit {
     /// The examples.
-    pub dataset: TextDataset,
+    pub dataset: Arc<TextDataset>,
     /// Their token ids.
     pub encoded: EncodedDataset,
 }
@@ -42,8 +43,17 @@ pub struct TextTrainee {
     pub model: TextClassifier,
     /// Its data.
     pub splits: BTreeMap<Split, TextSplit>,
-    /// Random views in training, if texts are augmented.
-    pub views: Option<TextViews>,
+    views: Option<ViewsAhead>,
+}
+
+/// Random views that threads make while the model computes.
+type ViewsAhead = PictureLoader<View, Option<Encoding>>;
+
+/// One random view of one training text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct View {
+    sample: u32,
+    key: ViewKey,
 }
 
 /// Windows of one sample draw from different random streams: the window's index sits above the sample's occurrence.
@@ -57,14 +67,17 @@ struct Windows {
 }
 
 impl Windows {
-    fn pack(samples: &[&[TokenSequence]], first_occurrence: u32) -> Self {
+    fn pack<'a, W>(samples: impl IntoIterator<Item = W>, first_occurrence: u32) -> Self
+    where
+        W: Iterator<Item = Sequence<'a>>,
+    {
         let mut keys = Vec::new();
         let mut offsets = vec![0_u32];
         let mut sequences = Vec::new();
         for (occurrence, windows) in (first_occurrence..).zip(samples) {
-            for (window, sequence) in (0_u32..).zip(windows.iter()) {
+            for (window, sequence) in (0_u32..).zip(windows) {
                 keys.push(occurrence | window << WINDOW_SHIFT);
-                sequences.push((sequence.ids.as_slice(), sequence.type_ids.as_slice()));
+                sequences.push(sequence);
             }
             offsets.push(sequences.len() as u32);
         }
@@ -87,9 +100,13 @@ pub fn window_logits<'s>(
     samples: &[&[TokenSequence]],
     first_occurrence: u32,
 ) -> Var {
-    let windows = Windows::pack(samples, first_occurrence);
+    let windows = Windows::pack(samples.iter().map(|windows| sequences_of(windows)), first_occurrence);
     let logits = model.logits(forward, &windows.batch);
     windows.average(forward, logits)
+}
+
+fn sequences_of(windows: &[TokenSequence]) -> impl Iterator<Item = Sequence<'_>> + Clone {
+    windows.iter().map(|window| (window.ids.as_slice(), window.type_ids.as_slice()))
 }
 
 impl TextViews {
@@ -103,41 +120,68 @@ impl TextViews {
 }
 
 impl TextTrainee {
+    /// A model with its data; `workers` threads make random views of training texts, if texts are augmented.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn new(
+        model: TextClassifier,
+        splits: BTreeMap<Split, TextSplit>,
+        views: Option<TextViews>,
+        workers: usize,
+    ) -> Result<Self, TrainError> {
+        let train = splits.get(&Split::Train).map(|train| Arc::clone(&train.dataset));
+        let ahead = |(views, train): (TextViews, Arc<TextDataset>)| {
+            let make = move |view: &View| {
+                let sample = view.sample as usize;
+                views.encode(sample, &train.examples[sample], view.key)
+            };
+            PictureLoader::new(workers, make).map_err(|source| {
+                TrainError::Setting(format!(
+                    "cannot start {workers} threads for augmented texts ({source}); set data.workers"
+                ))
+            })
+        };
+        let views = views.zip(train).map(ahead).transpose()?;
+        Ok(Self { model, splits, views })
+    }
+
     fn split(&self, split: Split) -> &TextSplit {
         &self.splits[&split]
     }
 
-    fn windows(&self, split: Split, sample: u32) -> &[TokenSequence] {
-        &self.split(split).encoded.encodings[sample as usize].windows
+    fn windows(&self, split: Split, sample: u32) -> impl Iterator<Item = Sequence<'_>> + Clone {
+        self.split(split).encoded.sequences(sample as usize)
+    }
+
+    /// The views of a training batch.
+    fn views_of(fetch: &Fetch<'_>) -> Vec<View> {
+        let Some(Randomness { seed, step }) = fetch.randomness.filter(|_| fetch.split == Split::Train) else {
+            return Vec::new();
+        };
+        let view = |(&sample, occurrence)| View { sample, key: ViewKey { seed, step, occurrence } };
+        fetch.samples.iter().zip(fetch.first_occurrence..).map(view).collect()
     }
 
     /// The windows of samples in a training step: of random views, if texts are augmented.
-    fn pack_views(
-        &self,
-        split: Split,
-        samples: &[u32],
-        first_occurrence: u32,
-        randomness: Randomness,
-    ) -> Windows {
-        let Some(views) = self.views.as_ref().filter(|_| split == Split::Train) else {
-            return self.pack(split, samples, first_occurrence);
+    fn pack_views(&self, fetch: &Fetch<'_>) -> Windows {
+        let views = Self::views_of(fetch);
+        let Some(ahead) = self.views.as_ref().filter(|_| !views.is_empty()) else {
+            return self.pack(fetch.split, fetch.samples, fetch.first_occurrence);
         };
-        let Randomness { seed, step } = randomness;
-        let view = |(&sample, occurrence): (&u32, u32)| {
-            let example = &self.split(split).dataset.examples[sample as usize];
-            match views.encode(sample as usize, example, ViewKey { seed, step, occurrence }) {
-                Some(view) => view.windows,
-                None => self.windows(split, sample).to_vec(),
-            }
-        };
-        let windows: Vec<Vec<TokenSequence>> = samples.iter().zip(first_occurrence..).map(view).collect();
-        Windows::pack(&windows.iter().map(Vec::as_slice).collect::<Vec<_>>(), first_occurrence)
+        let encodings: Vec<Encoding> = (ahead.take(&views).into_iter().zip(fetch.samples))
+            .map(|(view, &sample)| {
+                view.unwrap_or_else(|| {
+                    let range = sample as usize..sample as usize + 1;
+                    self.split(fetch.split).encoded.encodings(range).swap_remove(0)
+                })
+            })
+            .collect();
+        Windows::pack(encodings.iter().map(|view| sequences_of(&view.windows)), fetch.first_occurrence)
     }
 
     fn pack(&self, split: Split, samples: &[u32], first_occurrence: u32) -> Windows {
-        let samples: Vec<&[TokenSequence]> =
-            samples.iter().map(|&sample| self.windows(split, sample)).collect();
-        Windows::pack(&samples, first_occurrence)
+        Windows::pack(samples.iter().map(|&sample| self.windows(split, sample)), first_occurrence)
     }
 }
 
@@ -147,7 +191,7 @@ impl Trainee for TextTrainee {
     }
 
     fn length(&self, split: Split, sample: u32) -> u32 {
-        self.windows(split, sample).iter().map(|window| window.ids.len() as u32).sum()
+        self.split(split).encoded.tokens(sample as usize) as u32
     }
 
     fn target(&self, split: Split, sample: u32) -> &Target {
@@ -159,6 +203,16 @@ impl Trainee for TextTrainee {
         format!("{}:{}", dataset.path().display(), dataset.examples[sample as usize].line)
     }
 
+    /// Token ids are at hand; only views of texts that are augmented are made ahead.
+    fn fetch(&self, batch: &Fetch<'_>, next: Option<&Fetch<'_>>) -> Result<(), TrainError> {
+        if let Some(ahead) = &self.views {
+            let mut views = Self::views_of(batch);
+            views.extend(next.map(Self::views_of).into_iter().flatten());
+            ahead.announce(&views);
+        }
+        Ok(())
+    }
+
     fn logits<'s>(
         &'s self,
         forward: &mut Forward<'s>,
@@ -166,10 +220,8 @@ impl Trainee for TextTrainee {
         samples: &[u32],
         first_occurrence: u32,
     ) -> Var {
-        let windows = match forward.randomness() {
-            Some(randomness) => self.pack_views(split, samples, first_occurrence, randomness),
-            None => self.pack(split, samples, first_occurrence),
-        };
+        let randomness = forward.randomness();
+        let windows = self.pack_views(&Fetch { split, samples, first_occurrence, randomness });
         let logits = self.model.logits(forward, &windows.batch);
         windows.average(forward, logits)
     }
@@ -187,8 +239,8 @@ impl Cut for TextTrainee {
     }
 
     fn feature_len(&self, split: Split, sample: u32, cut: usize) -> usize {
-        let windows = self.windows(split, sample).iter();
-        let rows: usize = windows.map(|window| self.model.rows_at_cut(cut, window.ids.len())).sum();
+        let windows = self.windows(split, sample);
+        let rows: usize = windows.map(|(ids, _)| self.model.rows_at_cut(cut, ids.len())).sum();
         rows * self.model.sizes().hidden_size
     }
 
@@ -202,9 +254,9 @@ impl Cut for TextTrainee {
 
     fn sample_hash(&self, split: Split, sample: u32, _randomness: Option<Randomness>) -> SampleHash {
         let mut hasher = Sha256::new();
-        for window in self.windows(split, sample) {
-            hasher.update((window.ids.len() as u32).to_le_bytes());
-            for (id, type_id) in window.ids.iter().zip(&window.type_ids) {
+        for (ids, type_ids) in self.windows(split, sample) {
+            hasher.update((ids.len() as u32).to_le_bytes());
+            for (id, type_id) in ids.iter().zip(type_ids) {
                 hasher.update(id.to_le_bytes());
                 hasher.update(type_id.to_le_bytes());
             }

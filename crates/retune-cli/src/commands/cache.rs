@@ -1,11 +1,12 @@
-//! `retune cache`: what runs have kept on disk of frozen layer groups.
+//! `retune cache`: what runs have kept on disk, of frozen layer groups and of tokenized texts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use retune::train::{FeatureSet, clean_features, clear_features, list_features};
+use retune::data::{TOKENS, TokenSet, list_tokens};
+use retune::train::{FeatureSet, TrainError, clean_cache, list_features};
 use serde_json::{Value, json};
 
 use super::fit::prepare_options;
@@ -17,8 +18,9 @@ use crate::format::{Align, Table, bytes, count, duration};
 #[command(
     after_help = "A run whose lower layer groups are frozen computes their outputs, the features, once for each \
 sample and keeps them in the cache folder (RETUNE_CACHE, else ~/.cache/retune) for its later epochs and for other runs \
-with the same weights: other seeds, folds, heads. They may be removed at any time, also while runs use them: what is not \
-there is computed again, with the same result. docs/feature-cache.md says more.
+with the same weights: other seeds, folds, heads. The token ids of large texts lie beside them. All of it may be removed \
+at any time, also while runs use it: what is not there is computed again, with the same result. docs/feature-cache.md and \
+docs/input.md say more.
 
 Examples:
   retune cache list
@@ -34,7 +36,7 @@ pub struct Cache {
 /// What can be done with the cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// List the features on disk: model, cut, samples, bytes, when they were last used.
+    /// List the features and token ids on disk: model, what of, bytes, when they were last used.
     List {
         /// Print the result as one JSON object.
         #[arg(long)]
@@ -46,7 +48,7 @@ pub enum CacheCommand {
         #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
         limit: Option<u64>,
     },
-    /// Remove all features.
+    /// Remove all features and token ids.
     Clear,
 }
 
@@ -56,22 +58,29 @@ pub fn run(arguments: &Cache) -> Result<ExitCode, Failure> {
     match &arguments.command {
         CacheCommand::List { json } => {
             let sets = list_features(&folder)?;
+            let tokens = list_tokens(&folder).map_err(TrainError::from)?;
             let shown = folder.join("features");
             if *json {
                 print_line(json!({
                     "folder": shown,
                     "bytes": sets.iter().map(|set| set.bytes).sum::<u64>(),
                     "features": sets.iter().map(set_json).collect::<Vec<_>>(),
+                    "token_folder": folder.join(TOKENS),
+                    "token_bytes": tokens.iter().map(|set| set.bytes).sum::<u64>(),
+                    "tokens": tokens.iter().map(token_json).collect::<Vec<_>>(),
                 }));
             } else {
                 print_line(to_text(&sets, &shown));
+                if !tokens.is_empty() {
+                    print_line(tokens_to_text(&tokens, &folder.join(TOKENS)));
+                }
             }
         }
         CacheCommand::Clean { limit } => {
-            let freed = clean_features(&folder, limit.unwrap_or(u64::MAX))?;
+            let freed = clean_cache(&folder, limit.unwrap_or(u64::MAX))?;
             print_line(format_args!("freed {}", bytes(freed)));
         }
-        CacheCommand::Clear => print_line(format_args!("freed {}", bytes(clear_features(&folder)?))),
+        CacheCommand::Clear => print_line(format_args!("freed {}", bytes(clean_cache(&folder, 0)?))),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -89,13 +98,12 @@ fn to_text(sets: &[FeatureSet], folder: &std::path::Path) -> String {
         ("damaged files", Align::Right),
     ]);
     for set in sets {
-        let age = set.used.and_then(|used| SystemTime::now().duration_since(used).ok());
         table.row([
             set.about.model.clone(),
             set.about.below.clone(),
             count(set.samples),
             bytes(set.bytes),
-            age.map_or_else(String::new, |age: Duration| format!("{} ago", duration(age.as_secs_f64()))),
+            age(set.used),
             if set.damaged.is_empty() { String::new() } else { count(set.damaged.len()) },
         ]);
     }
@@ -103,8 +111,55 @@ fn to_text(sets: &[FeatureSet], folder: &std::path::Path) -> String {
     format!("{table}\n{} in {}", bytes(sum), folder.display())
 }
 
+fn tokens_to_text(sets: &[TokenSet], folder: &std::path::Path) -> String {
+    let mut table = Table::new([
+        ("tokens of", Align::Left),
+        ("model", Align::Left),
+        ("texts", Align::Right),
+        ("max_length", Align::Right),
+        ("size", Align::Right),
+        ("last used", Align::Right),
+        ("damaged files", Align::Right),
+    ]);
+    for set in sets {
+        table.row([
+            set.about.data.clone(),
+            set.about.model.clone(),
+            count(set.about.texts),
+            count(set.about.max_length),
+            bytes(set.bytes),
+            age(set.used),
+            if set.damaged.is_empty() { String::new() } else { count(set.damaged.len()) },
+        ]);
+    }
+    let sum = sets.iter().map(|set| set.bytes).sum();
+    format!("\n{table}\n{} in {}", bytes(sum), folder.display())
+}
+
+fn age(used: Option<SystemTime>) -> String {
+    let age = used.and_then(|used| SystemTime::now().duration_since(used).ok());
+    age.map_or_else(String::new, |age: Duration| format!("{} ago", duration(age.as_secs_f64())))
+}
+
+fn seconds(used: Option<SystemTime>) -> Option<u64> {
+    Some(used?.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
+fn token_json(set: &TokenSet) -> Value {
+    json!({
+        "folder": set.path,
+        "data": set.about.data,
+        "model": set.about.model,
+        "texts": set.about.texts,
+        "max_length": set.about.max_length,
+        "version": set.about.version,
+        "bytes": set.bytes,
+        "last_used": seconds(set.used),
+        "damaged": set.damaged,
+    })
+}
+
 fn set_json(set: &FeatureSet) -> Value {
-    let used = set.used.and_then(|used| used.duration_since(UNIX_EPOCH).ok());
     json!({
         "folder": set.path,
         "model": set.about.model,
@@ -113,7 +168,7 @@ fn set_json(set: &FeatureSet) -> Value {
         "version": set.about.version,
         "samples": set.samples,
         "bytes": set.bytes,
-        "last_used": used.map(|used| used.as_secs()),
+        "last_used": seconds(set.used),
         "damaged": set.damaged.iter().collect::<Vec<&PathBuf>>(),
     })
 }

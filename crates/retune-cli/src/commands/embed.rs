@@ -8,9 +8,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use retune::autograd::Pooling;
 use retune::checkpoint::write_atomic;
-use retune::data::{
-    EncodedDataset, Encoding, FeatureColumn, Row, Table, TextDataset, Value as Cell, write_parquet,
-};
+use retune::data::{EncodedDataset, FeatureColumn, Row, Table, TextDataset, Value as Cell, write_parquet};
 use retune::train::{PredictOptions, Predictor, Recipe, TrainError};
 use serde_json::{Value, json};
 
@@ -130,7 +128,7 @@ pub fn run(arguments: &Embed) -> Result<ExitCode, Failure> {
     tell_lengths(&encoded);
     let started = Instant::now();
     let width = predictor.hidden_size();
-    let mut features = compute(&predictor, &encoded.encodings, arguments);
+    let mut features = compute(&predictor, &encoded, arguments);
     let seconds = started.elapsed().as_secs_f64();
     if arguments.normalize {
         normalize(&mut features, width);
@@ -215,13 +213,14 @@ fn tell_lengths(encoded: &EncodedDataset) {
 }
 
 /// The features of all texts, [texts, hidden].
-fn compute(predictor: &Predictor, encodings: &[Encoding], arguments: &Embed) -> Vec<f32> {
+fn compute(predictor: &Predictor, encoded: &EncodedDataset, arguments: &Embed) -> Vec<f32> {
     let pooling = arguments.pooling.pooling();
-    let progress = Progress::new(encodings.len() as u64, "texts");
-    let mut features = Vec::with_capacity(encodings.len() * predictor.hidden_size());
-    for batch in encodings.chunks(arguments.batch_size as usize) {
-        let batch: Vec<&Encoding> = batch.iter().collect();
-        features.extend(predictor.features(&batch, pooling));
+    let progress = Progress::new(encoded.len() as u64, "texts");
+    let mut features = Vec::with_capacity(encoded.len() * predictor.hidden_size());
+    let batch_size = arguments.batch_size as usize;
+    for start in (0..encoded.len()).step_by(batch_size) {
+        let batch = encoded.encodings(start..(start + batch_size).min(encoded.len()));
+        features.extend(predictor.features(&batch.iter().collect::<Vec<_>>(), pooling));
         progress.advance(batch.len() as u64);
     }
     features
@@ -293,7 +292,7 @@ fn shortest(value: f32) -> Value {
 }
 
 fn report(arguments: &Embed, encoded: &EncodedDataset, width: usize, seconds: f64) {
-    let rows = encoded.encodings.len();
+    let rows = encoded.len();
     let output = arguments.output.display();
     if arguments.json {
         print_line(json!({

@@ -29,7 +29,7 @@ const STRATEGIES: &[&[&str]] = &[
 
 /// Everything of two finished runs that must be equal.
 #[track_caller]
-fn assert_same_result(workspace: &Workspace, expected: &str, actual: &str, what: &str) {
+pub fn assert_same_result(workspace: &Workspace, expected: &str, actual: &str, what: &str) {
     for file in ["model.safetensors", "predictions/validation.jsonl", "predictions/test.jsonl"] {
         let bytes = |folder: &str| workspace.bytes(&format!("{folder}/{file}"));
         assert!(bytes(expected) == bytes(actual), "{file} differs: {what}");

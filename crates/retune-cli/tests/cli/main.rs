@@ -10,6 +10,8 @@ mod equivalence;
 mod features;
 #[cfg(unix)]
 mod images;
+#[cfg(unix)]
+mod input;
 mod learning_rate;
 #[cfg(unix)]
 mod plan;

@@ -4,14 +4,14 @@
 //! and never a result: the caller computes what it does not find.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use retune_checkpoint::cache::{UNFINISHED, extension, files, remove_if_abandoned};
 use retune_checkpoint::write_atomic;
 use serde::{Deserialize, Serialize};
 
-use super::part::{Cost, Entry, Part, SUFFIX, UNFINISHED};
+use super::part::{Cost, Entry, Part, SUFFIX};
 use crate::trainee::SampleHash;
 
 /// Says what a folder's features are of.
@@ -219,29 +219,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         self.finish();
-    }
-}
-
-/// The files of a folder, in the order of their names.
-pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        found.push(entry?.path());
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn extension(path: &Path) -> &str {
-    path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
-}
-
-/// Removes an unfinished part whose writer is gone. A living writer holds its lock.
-fn remove_if_abandoned(path: &Path) {
-    if let Ok(file) = File::open(path)
-        && file.try_lock().is_ok()
-    {
-        let _ = std::fs::remove_file(path);
     }
 }
 

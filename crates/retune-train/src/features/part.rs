@@ -3,11 +3,11 @@
 //! Little-endian. A record is its values; the index has, for each, the sample's hash, offset, length and checksum; the
 //! last bytes say where the index begins. A file without a whole index is no part: it is one that nobody finished.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use retune_checkpoint::cache::create_unfinished;
 
 use crate::trainee::SampleHash;
 
@@ -18,8 +18,6 @@ const ENTRY: usize = 16 + 8 + 4 + 8;
 const TRAILER: usize = 6 * 8;
 /// How a finished part's name ends.
 pub(super) const SUFFIX: &str = "features";
-/// How the name of one that is being written ends.
-pub(super) const UNFINISHED: &str = "tmp";
 
 /// Where a record lies in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +49,7 @@ pub(super) struct Part {
 impl Part {
     /// Begins a part under a name that nobody else uses, locked for as long as it is open.
     pub fn create(folder: &Path) -> io::Result<Self> {
-        static SEQUENCE: AtomicU64 = AtomicU64::new(0);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("part-{now:x}-{}-{sequence}.{UNFINISHED}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        file.lock()?;
+        let (file, path) = create_unfinished(folder)?;
         Ok(Self { file, path, end: 0, unfinished: Some(Vec::new()), cost: Cost::default() })
     }
 

@@ -189,8 +189,10 @@ pub(super) fn make_datasets<E: Example>(
     let Some((table, roles)) = tables.remove(&Split::Train) else {
         unreachable!("reading the tables always gives a training table")
     };
-    let mut train = make(table.clone(), roles.clone(), &DatasetOptions { labels: None, on_missing })?;
-    if let Some(labels) = labels_of_model(of_model, &train.labels) {
+    // A second copy of the data only for a model that was fine-tuned before.
+    let spare = of_model.filter(|labels| !labels.is_placeholder()).map(|_| (table.clone(), roles.clone()));
+    let mut train = make(table, roles, &DatasetOptions { labels: None, on_missing })?;
+    if let (Some(labels), Some((table, roles))) = (labels_of_model(of_model, &train.labels), spare) {
         train = make(table, roles, &DatasetOptions { labels: Some(labels), on_missing })?;
     }
     let labels = train.labels.clone();

@@ -1,9 +1,14 @@
 //! Texts: tokenizer, text classifier and encoded splits.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
 
 use retune_checkpoint::{ModelConfig, Weights};
-use retune_data::{LabelSet, LengthPolicy, Modality, TextDataset, TextTokenizer};
+use retune_data::{
+    EncodedDataset, LabelSet, LengthPolicy, Modality, TOKENS, TextDataset, TextExample, TextTokenizer,
+    TokenCache,
+};
 use retune_models::text::{HeadOverrides, TextClassifier, TextClassifierParts};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::ParameterBuilder;
@@ -18,10 +23,15 @@ use super::{
 use crate::TrainError;
 use crate::event::Event;
 use crate::modality::ModalTrainee;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TokenCacheMode};
 use crate::stages::plan_stages;
 use crate::text::{TextSplit, TextTrainee, TextViews};
 use crate::trainee::Split;
+
+/// Texts of fewer bytes are tokenized in about a second, and their token ids not kept unless the recipe says so.
+const SMALLEST_KEPT: u64 = 4 << 20;
+/// Bytes of token ids on disk at most, unless the recipe says otherwise.
+const TOKEN_CACHE_DISK_BYTES: u64 = 16 << 30;
 
 /// Prepares a run on texts.
 pub(super) fn prepare(
@@ -71,13 +81,9 @@ pub(super) fn prepare(
     tokenizer.check_against_model(model.sizes().vocab_size)?;
     let policy = length_policy(&mut recipe, &tokenizer, model.sizes().max_length())?;
     let paraphrases = paraphrases(&mut recipe, &options.resolve.cache_dir, &datasets, tell)?;
-    let mut splits = BTreeMap::new();
-    let mut lengths = BTreeMap::new();
-    for (split, dataset) in datasets {
-        let encoded = tokenizer.encode_dataset(&dataset, &policy, context_threads(&context))?;
-        lengths.insert(split, encoded.report.clone());
-        splits.insert(split, TextSplit { dataset, encoded });
-    }
+    let cache = token_cache(&recipe, &options.resolve.cache_dir);
+    let splits = encode_splits(datasets, &tokenizer, (&cache, &policy), context_threads(&context), tell)?;
+    let lengths = splits.iter().map(|(&split, text)| (split, text.encoded.report.clone())).collect();
     let mut model_files = tokenizer.files();
     model_files.push(config.path().to_owned());
     let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
@@ -85,7 +91,8 @@ pub(super) fn prepare(
     let augmentation = recipe.augmentation.to_text_augmentation();
     let varies = !augmentation.is_none() || paraphrases.is_some();
     let views = varies.then(|| TextViews { augmentation, paraphrases, tokenizer, policy });
-    let trainee = ModalTrainee::Text(Box::new(TextTrainee { model, splits, views }));
+    let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
+    let trainee = ModalTrainee::Text(Box::new(TextTrainee::new(model, splits, views, workers)?));
     Ok(Prepared {
         recipe,
         model_directory,
@@ -102,6 +109,57 @@ pub(super) fn prepare(
         hashes,
         context,
     })
+}
+
+/// Where a recipe keeps token ids.
+fn token_cache(recipe: &Recipe, cache_dir: &Path) -> TokenCache {
+    let data = &recipe.data;
+    let (is_kept, smallest) = match data.token_cache {
+        TokenCacheMode::Auto => (true, SMALLEST_KEPT),
+        TokenCacheMode::On => (true, 0),
+        TokenCacheMode::Off => (false, 0),
+    };
+    TokenCache {
+        root: cache_dir.join(TOKENS),
+        limit: if is_kept { data.token_cache_disk_bytes.unwrap_or(TOKEN_CACHE_DISK_BYTES) } else { 0 },
+        smallest,
+        model: recipe.model.name_or_path.clone(),
+    }
+}
+
+/// The token ids of all splits. Splits of one file share its tokens: another seed or fold finds them all the same.
+fn encode_splits(
+    datasets: BTreeMap<Split, TextDataset>,
+    tokenizer: &TextTokenizer,
+    (cache, policy): (&TokenCache, &LengthPolicy),
+    threads: usize,
+    tell: &mut dyn FnMut(Event),
+) -> Result<BTreeMap<Split, TextSplit>, TrainError> {
+    let mut of_files: BTreeMap<&Path, BTreeMap<u64, &TextExample>> = BTreeMap::new();
+    for dataset in datasets.values() {
+        let rows = dataset.examples.iter().map(|example| (example.id, example));
+        of_files.entry(dataset.path()).or_default().extend(rows);
+    }
+    let mut encoded = BTreeMap::new();
+    for (path, rows) in of_files {
+        let (ids, examples): (Vec<u64>, Vec<&TextExample>) = rows.into_iter().unzip();
+        let (columns, used) = cache.encode(tokenizer, path, &examples, policy, threads)?;
+        if used.found {
+            tell(Event::note(format!("{}: token ids found in the cache", path.display())));
+        }
+        used.failures.into_iter().for_each(|failure| tell(Event::warning("token-cache", failure)));
+        let columns = Arc::new(columns);
+        for (&split, dataset) in datasets.iter().filter(|(_, dataset)| dataset.path() == path) {
+            let place = |example: &TextExample| ids.binary_search(&example.id).ok().map(|place| place as u32);
+            let chosen: Vec<u32> = dataset.examples.iter().filter_map(place).collect();
+            encoded.insert(split, EncodedDataset::of_some(Arc::clone(&columns), chosen, policy));
+        }
+    }
+    let with_tokens = |(split, dataset)| {
+        let encoded = encoded.remove(&split)?;
+        Some((split, TextSplit { dataset: Arc::new(dataset), encoded }))
+    };
+    Ok(datasets.into_iter().filter_map(with_tokens).collect())
 }
 
 /// Refuses what has an effect on pictures only.

@@ -75,8 +75,25 @@ pub struct DataSection {
     pub image_mean: Option<Vec<f32>>,
     /// The standard deviation of each channel.
     pub image_std: Option<Vec<f32>>,
-    /// Threads that make pictures ready; as many as `train.threads` if unset.
+    /// Threads that make pictures and views of texts ready; as many as `train.threads` if unset.
     pub workers: Option<usize>,
+    /// Whether token ids are kept for other runs.
+    pub token_cache: TokenCacheMode,
+    /// Bytes of token ids on disk at most, those of other runs included; 16 GiB if unset.
+    pub token_cache_disk_bytes: Option<u64>,
+}
+
+/// Whether token ids are kept in Retune's cache folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenCacheMode {
+    /// Those of large data.
+    #[default]
+    Auto,
+    /// All of them.
+    On,
+    /// None.
+    Off,
 }
 
 /// What pictures are converted to.
