@@ -135,10 +135,14 @@ fn encode_splits(
     threads: usize,
     tell: &mut dyn FnMut(Event),
 ) -> Result<BTreeMap<Split, TextSplit>, TrainError> {
-    let mut of_files: BTreeMap<&Path, BTreeMap<u64, &TextExample>> = BTreeMap::new();
+    // The training file first, so that what is wrong everywhere is said of it.
+    let mut of_files: Vec<(&Path, BTreeMap<u64, &TextExample>)> = Vec::new();
     for dataset in datasets.values() {
         let rows = dataset.examples.iter().map(|example| (example.id, example));
-        of_files.entry(dataset.path()).or_default().extend(rows);
+        match of_files.iter_mut().find(|(path, _)| *path == dataset.path()) {
+            Some((_, known)) => known.extend(rows),
+            None => of_files.push((dataset.path(), rows.collect())),
+        }
     }
     let mut encoded = BTreeMap::new();
     for (path, rows) in of_files {
