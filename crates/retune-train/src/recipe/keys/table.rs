@@ -108,7 +108,7 @@ pub const KEYS: &[Key] = &[
         "Threads that make pictures, and views of texts that are augmented, ready ahead of the step; the results do not depend on it."),
     key("data", "token_cache", Kind::Choice(&["auto", "on", "off"], &[]), "\"auto\"",
         "Whether token ids are kept in Retune's cache folder, so that texts are tokenized once and not in every run: those of data with at least 4 MiB of text (`auto`), all, or none. The result is the same to the bit ([input](input.md))."),
-    key("data", "token_cache_disk_bytes", Kind::Integer(0, STEPS), "17179869184",
+    key("data", "token_cache_disk_bytes", Kind::Integer(0, STEPS), "16 GiB",
         "Bytes of token ids in the cache folder at most, those of other runs included; those that were not used for longest make room. At most half of what is free on the disk is taken."),
     key("augmentation", "crop", Kind::Choice(&["random_resized", "random_pad", "center"], &[]), "\"random_resized\"",
         "How a training picture is cut: a part of random size and shape; as in evaluation, moved by up to an eighth; or as in evaluation."),
