@@ -114,7 +114,11 @@ mod tests {
         for threads in [0, 1, 2, 5] {
             let mut results = Vec::new();
             let square = |piece: usize| Ok::<_, ()>(piece * piece);
-            in_order(100, threads, square, |result| Ok(results.push(result))).unwrap();
+            let keep = |result| {
+                results.push(result);
+                Ok(())
+            };
+            in_order(100, threads, square, keep).unwrap();
             assert_eq!(results, (0..100).map(|piece| piece * piece).collect::<Vec<_>>(), "{threads} threads");
         }
     }
