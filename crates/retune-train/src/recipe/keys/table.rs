@@ -265,7 +265,7 @@ pub const KEYS: &[Key] = &[
     key("train", "max_step_bytes", Kind::Integer(1, STEPS), "what `max_memory_bytes` leaves, where a batch needs more",
         "Bytes of tensors that forward and backward of a batch may take beside weights, gradients and optimizer state; a batch that needs more is split. Chosen and written to `recipe.lock.toml` where batches would not fit."),
     key("train", "precision", Kind::Choice(&["f32", "bf16", "auto"], &[]), "\"f32\"",
-        "What matrix products are made of: `bf16` rounds their operands, sums in f32 and keeps activations at half the size ([precision](performance.md#bf16)). Weights, norms, losses and the optimizer are f32 always; `auto` is `f32` today."),
+        "What matrix products are made of: `bf16` rounds their operands, sums in f32 and keeps what they read again at half the size; on processors that cannot multiply bf16 it is slower than f32 ([precision](performance.md#bf16)). Weights, norms, losses and the optimizer are f32 always; `auto` is `f32` today."),
     key("train", "eval_steps", Kind::Integer(1, STEPS), "every epoch",
         "Optimizer steps between evaluations on the validation data."),
     key("train", "logging_steps", Kind::Integer(1, STEPS), "10",
