@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use retune_tensor::ops::{self, AttentionShape};
+use retune_tensor::ops::{self, AttentionShape, LayerNormGradients};
 use retune_tensor::{Activation, Context, DropoutSpec, Operand, Shape, Tensor};
 
 use crate::tape::{Backward, GradientTarget, Tape, Var};
@@ -63,6 +63,21 @@ fn activation_and_bias_backward(
     let pre_activation = pre_activation.map(|pre| ops::widened(&context, pre));
     let bias_gradient = bias.and_then(|bias| walk.parameter_gradient(bias));
     ops::activation_backward_bias(&context, activation, pre_activation.as_ref(), dy, bias_gradient)
+}
+
+/// Hands on the gradients of a normalization's input and residual.
+fn accumulate_norm(
+    walk: &mut Backward<'_>,
+    x: GradientTarget,
+    residual: Option<GradientTarget>,
+    gradients: LayerNormGradients,
+) {
+    if let Some(dx) = gradients.x {
+        walk.accumulate_at(x, dx);
+    }
+    if let (Some(residual), Some(gradient)) = (residual, gradients.residual) {
+        walk.accumulate_at(residual, gradient);
+    }
 }
 
 impl<'s> Tape<'s> {
@@ -247,10 +262,10 @@ impl<'s> Tape<'s> {
         );
         let Some(kept) = kept else { return Var::constant(y) };
         self.record(y, &inputs, || {
-            let (x, residual, gamma, beta) = (x.clone(), residual.cloned(), gamma.clone(), beta.clone());
+            let (x, residual) = (x.target(), residual.map(Var::target));
+            let (gamma, beta) = (gamma.clone(), beta.clone());
             move |walk: &mut Backward<'_>, dy: Tensor| {
                 let context = walk.context().clone();
-                let wants_residual = residual.as_ref().is_some_and(Var::needs_gradient);
                 let (dgamma, dbeta) = walk.parameter_gradients(&gamma, &beta);
                 let gradients = ops::layer_norm_backward(
                     &context,
@@ -259,16 +274,11 @@ impl<'s> Tape<'s> {
                     gamma.tensor(),
                     dropout.as_ref(),
                     x.needs_gradient(),
-                    wants_residual,
+                    residual.is_some_and(GradientTarget::needs_gradient),
                     dgamma,
                     dbeta,
                 );
-                if let Some(dx) = gradients.x {
-                    walk.accumulate(&x, dx);
-                }
-                if let (Some(residual), Some(gradient)) = (&residual, gradients.residual) {
-                    walk.accumulate(residual, gradient);
-                }
+                accumulate_norm(walk, x, residual, gradients);
             }
         })
     }
@@ -308,12 +318,7 @@ impl<'s> Tape<'s> {
                     residual.is_some_and(GradientTarget::needs_gradient),
                     walk.parameter_gradient(&gamma),
                 );
-                if let Some(dx) = gradients.x {
-                    walk.accumulate_at(x, dx);
-                }
-                if let (Some(residual), Some(gradient)) = (residual, gradients.residual) {
-                    walk.accumulate_at(residual, gradient);
-                }
+                accumulate_norm(walk, x, residual, gradients);
             }
         })
     }

@@ -56,15 +56,9 @@ pub fn run(arguments: &Data) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A data file or a recipe, and what the columns are for.
+/// What the columns of a data file are for, as far as it is said.
 #[derive(Debug, Args)]
-pub struct Source {
-    /// A data file (CSV, TSV, JSON Lines, Parquet), a folder of pictures, or a recipe (.toml) for all of its files.
-    #[arg(value_name = "FILE_OR_RECIPE")]
-    pub path: PathBuf,
-    /// Changes to the recipe.
-    #[arg(value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+pub struct Columns {
     /// The column of texts [default: found by name and content].
     #[arg(long, value_name = "COLUMN")]
     pub text_column: Option<String>,
@@ -76,6 +70,32 @@ pub struct Source {
     pub label_column: Option<String>,
 }
 
+impl Columns {
+    /// What was said, for reading a data file.
+    pub fn roles(&self) -> RoleOverrides {
+        RoleOverrides {
+            text_column: self.text_column.clone(),
+            text_pair_column: self.text_pair_column.clone(),
+            label_columns: self.label_column.clone().into_iter().collect(),
+            ..RoleOverrides::default()
+        }
+    }
+}
+
+/// A data file or a recipe, and what the columns are for.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// A data file (CSV, TSV, JSON Lines, Parquet), a folder of pictures, or a recipe (.toml) for all of its files.
+    #[arg(value_name = "FILE_OR_RECIPE")]
+    pub path: PathBuf,
+    /// Changes to the recipe.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// What the columns of a data file are for.
+    #[command(flatten)]
+    pub columns: Columns,
+}
+
 impl Source {
     /// The recipe with all changes, if it is one.
     pub fn recipe(&self) -> Result<Option<Recipe>, Failure> {
@@ -83,9 +103,9 @@ impl Source {
             return Ok(None);
         }
         let columns = [
-            ("data.text_column", &self.text_column),
-            ("data.text_pair_column", &self.text_pair_column),
-            ("data.label_column", &self.label_column),
+            ("data.text_column", &self.columns.text_column),
+            ("data.text_pair_column", &self.columns.text_pair_column),
+            ("data.label_column", &self.columns.label_column),
         ];
         let quoted = |(key, column): (&str, &Option<String>)| {
             Some(format!("{key}={}", Value::String(column.clone()?)))
@@ -103,11 +123,6 @@ impl Source {
                 self.path.display()
             )));
         }
-        Ok(RoleOverrides {
-            text_column: self.text_column.clone(),
-            text_pair_column: self.text_pair_column.clone(),
-            label_columns: self.label_column.clone().into_iter().collect(),
-            ..RoleOverrides::default()
-        })
+        Ok(self.columns.roles())
     }
 }

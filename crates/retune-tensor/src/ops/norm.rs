@@ -19,13 +19,57 @@ pub struct LayerNormKept {
     pub rstd: Tensor,
 }
 
-/// Gradients of [`layer_norm`]'s inputs, where asked for.
+/// Gradients of the inputs of [`layer_norm`] and [`rms_norm`], where asked for.
 #[derive(Debug, Default)]
 pub struct LayerNormGradients {
     /// Gradient of `x`, behind the dropout.
     pub x: Option<Tensor>,
     /// Gradient of `residual`.
     pub residual: Option<Tensor>,
+}
+
+/// Counts the work of a forward over rows of `dropout(x) + residual`.
+fn count_forward(
+    context: &Context,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    dropout: Option<&DropoutSpec>,
+    keeps_sum: bool,
+) {
+    let (reads, writes) = (1 + usize::from(residual.is_some()), 1 + usize::from(keeps_sum));
+    context.count_moved((reads + writes) * x.elements());
+    if dropout.is_some() {
+        context.count(Work::Random, x.elements());
+    }
+}
+
+/// The tensors that the gradients of `x` and `residual` are computed into. Without dropout the two are the same values and
+/// share one tensor.
+struct WantedGradients {
+    x: Option<Tensor>,
+    residual: Option<Tensor>,
+    /// `x` has the values of `residual`.
+    is_shared: bool,
+    wants_residual: bool,
+}
+
+impl WantedGradients {
+    /// Takes the tensors and counts the work of the backward.
+    fn new(context: &Context, dy: &Tensor, has_dropout: bool, wants_x: bool, wants_residual: bool) -> Self {
+        context.count_moved((3 + usize::from(has_dropout)) * dy.elements());
+        if has_dropout {
+            context.count(Work::Random, dy.elements());
+        }
+        let is_shared = wants_x && !has_dropout;
+        let x = (wants_x && has_dropout).then(|| context.allocate(dy.shape()));
+        let residual = (wants_residual || is_shared).then(|| context.allocate(dy.shape()));
+        Self { x, residual, is_shared, wants_residual }
+    }
+
+    fn finish(self) -> LayerNormGradients {
+        let x = if self.is_shared { self.residual.clone() } else { self.x };
+        LayerNormGradients { x, residual: self.residual.filter(|_| self.wants_residual) }
+    }
 }
 
 /// `gamma · (s - mean(s)) · rstd(s) + beta` over each row of `s = dropout(x) + residual`. Keeps what backward needs
@@ -46,11 +90,7 @@ pub fn layer_norm(
     let mut y = context.allocate(x.shape());
     // Without a dropout or a residual the sum is x itself.
     let computes_sum = residual.is_some() || dropout.is_some();
-    let (reads, writes) = (1 + usize::from(residual.is_some()), 1 + usize::from(keep && computes_sum));
-    context.count_moved((reads + writes) * x.elements());
-    if dropout.is_some() {
-        context.count(Work::Random, x.elements());
-    }
+    count_forward(context, x, residual, dropout, keep && computes_sum);
     let mut kept = keep.then(|| LayerNormKept {
         sum: if computes_sum { context.allocate(x.shape()) } else { x.clone() },
         mean: context.allocate([rows]),
@@ -93,19 +133,12 @@ pub fn layer_norm_backward(
     dgamma: Option<&mut [f32]>,
     dbeta: Option<&mut [f32]>,
 ) -> LayerNormGradients {
-    // Without dropout the two gradients are the same values and share one tensor.
-    let separate = dropout.is_some();
-    context.count_moved((3 + usize::from(separate)) * dy.elements());
-    if separate {
-        context.count(Work::Random, dy.elements());
-    }
-    let mut dx = (wants_x && separate).then(|| context.allocate(dy.shape()));
-    let mut dresidual = (wants_residual || wants_x && !separate).then(|| context.allocate(dy.shape()));
+    let mut wanted = WantedGradients::new(context, dy, dropout.is_some(), wants_x, wants_residual);
     if let Some(cpu) = context.kernels() {
         let dropout = dropout.map(DropoutSpec::kernel);
         let gradients = LayerNormGrad {
-            dx: dx.as_mut().map(Tensor::make_mut),
-            dresidual: dresidual.as_mut().map(Tensor::make_mut),
+            dx: wanted.x.as_mut().map(Tensor::make_mut),
+            dresidual: wanted.residual.as_mut().map(Tensor::make_mut),
             dgamma,
             dbeta,
         };
@@ -121,10 +154,7 @@ pub fn layer_norm_backward(
             gradients,
         );
     }
-    if wants_x && !separate {
-        dx.clone_from(&dresidual);
-    }
-    LayerNormGradients { x: dx, residual: dresidual.filter(|_| wants_residual) }
+    wanted.finish()
 }
 
 /// What [`rms_norm`] keeps for its backward.
@@ -151,11 +181,7 @@ pub fn rms_norm(
     let mut y = context.allocate(x.shape());
     // Without a dropout or a residual the sum is x itself.
     let computes_sum = residual.is_some() || dropout.is_some();
-    let (reads, writes) = (1 + usize::from(residual.is_some()), 1 + usize::from(keep && computes_sum));
-    context.count_moved((reads + writes) * x.elements());
-    if dropout.is_some() {
-        context.count(Work::Random, x.elements());
-    }
+    count_forward(context, x, residual, dropout, keep && computes_sum);
     let mut kept = keep.then(|| RmsNormKept {
         sum: if computes_sum { context.allocate(x.shape()) } else { x.clone() },
         rrms: context.allocate([rows]),
@@ -190,14 +216,7 @@ pub fn rms_norm_backward(
     wants_residual: bool,
     dgamma: Option<&mut [f32]>,
 ) -> LayerNormGradients {
-    // Without dropout the two gradients are the same values and share one tensor.
-    let separate = dropout.is_some();
-    context.count_moved((3 + usize::from(separate)) * dy.elements());
-    if separate {
-        context.count(Work::Random, dy.elements());
-    }
-    let mut dx = (wants_x && separate).then(|| context.allocate(dy.shape()));
-    let mut dresidual = (wants_residual || wants_x && !separate).then(|| context.allocate(dy.shape()));
+    let mut wanted = WantedGradients::new(context, dy, dropout.is_some(), wants_x, wants_residual);
     if let Some(cpu) = context.kernels() {
         let dropout = dropout.map(DropoutSpec::kernel);
         kernels::rms_norm_backward(
@@ -209,16 +228,13 @@ pub fn rms_norm_backward(
             gamma.values(),
             dropout.as_ref(),
             RmsNormGrad {
-                dx: dx.as_mut().map(Tensor::make_mut),
-                dresidual: dresidual.as_mut().map(Tensor::make_mut),
+                dx: wanted.x.as_mut().map(Tensor::make_mut),
+                dresidual: wanted.residual.as_mut().map(Tensor::make_mut),
                 dgamma,
             },
         );
     }
-    if wants_x && !separate {
-        dx.clone_from(&dresidual);
-    }
-    LayerNormGradients { x: dx, residual: dresidual.filter(|_| wants_residual) }
+    wanted.finish()
 }
 
 /// What [`group_norm`] keeps beside its input: mean and reciprocal deviation of each image's groups, [batch, groups].

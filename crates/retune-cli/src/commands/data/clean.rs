@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use retune::data::{Change, Fix, ReadOptions, RoleOverrides, Severity};
+use retune::data::{Change, Fix, ReadOptions, Severity};
 use retune::train::{CleanFile, CleanedFile, TrainError, clean_file};
 use serde_json::json;
 
+use super::Columns;
 use crate::console::{Failure, print_line};
 use crate::format::{Align, Table, count, counted};
 
@@ -56,15 +57,9 @@ pub struct Clean {
     /// The file's encoding, such as windows-1251 [default: found out].
     #[arg(long, value_name = "NAME")]
     pub encoding: Option<String>,
-    /// The column of texts [default: found by name and content].
-    #[arg(long, value_name = "COLUMN")]
-    pub text_column: Option<String>,
-    /// The column of second texts, for pairs.
-    #[arg(long, value_name = "COLUMN")]
-    pub text_pair_column: Option<String>,
-    /// The column of labels or numbers [default: found by name and content].
-    #[arg(long, value_name = "COLUMN")]
-    pub label_column: Option<String>,
+    /// What the columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
     /// Say what would be changed and write nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -78,12 +73,7 @@ pub fn run(arguments: &Clean) -> Result<ExitCode, Failure> {
     let without: Result<Vec<Fix>, _> = arguments.without.iter().map(|name| name.parse()).collect();
     let how = CleanFile {
         read: ReadOptions { encoding: arguments.encoding.clone(), ..ReadOptions::default() },
-        roles: RoleOverrides {
-            text_column: arguments.text_column.clone(),
-            text_pair_column: arguments.text_pair_column.clone(),
-            label_columns: arguments.label_column.clone().into_iter().collect(),
-            ..RoleOverrides::default()
-        },
+        roles: arguments.columns.roles(),
         without: without.map_err(TrainError::from)?,
     };
     let cleaned = clean_file(&arguments.path, &how)?;
