@@ -1,8 +1,8 @@
 //! Which strategy, which depth, which checkpoint: decided on validation data, with as little training as that takes.
 //!
 //! First the features of the frozen backbone are scored at every cut. Then the strategies run under one budget, those that
-//! fall behind are dropped early (successive halving: Jamieson and Talwalkar 2016, <https://arxiv.org/abs/1502.07943>), and
-//! the rest end as whole runs in folders of their own. Test data is never read.
+//! fall behind are dropped early (successive halving: Jamieson and Talwalkar 2016, <https://arxiv.org/abs/1502.07943>; not
+//! before their last stage), and the rest end as whole runs in folders of their own. Test data is never read.
 
 mod arm;
 mod choice;
@@ -151,7 +151,10 @@ pub fn compare_strategies(
         }
         arms[..kept].sort_by(Arm::order);
         if rung + 1 < RUNGS.len() && kept > 2 {
-            let left = kept.div_ceil(2).max(2);
+            // Of what has stages to come the best is not known yet; of the rest at least one goes on.
+            arms[..kept].sort_by_key(|arm| !arm.has_stages_to_come());
+            let unknown = arms[..kept].iter().filter(|arm| arm.has_stages_to_come()).count();
+            let left = kept.div_ceil(2).max(2).max(unknown + 1).min(kept);
             for arm in &mut arms[left..kept] {
                 arm.dropped_at = Some(target);
                 tell(&format!("{} is dropped", arm.name()));

@@ -29,6 +29,8 @@ fn strategies_are_compared_without_test_data_and_the_weaker_ones_are_dropped() {
     assert!(whole.iter().all(|one| one["steps"] == 32 && one["interval"]["low"].is_f64()));
     let dropped: Vec<u64> = strategies.iter().filter_map(|one| one["dropped_at"].as_u64()).collect();
     assert_eq!(dropped, [16, 8, 8]);
+    // Its last stage begins after both decisions.
+    assert!(whole.iter().any(|one| one["name"] == "gradual"));
     assert!(whole.iter().any(|one| one["on_the_frontier"] == true));
     assert_eq!(found["choice"]["name"], strategies[0]["name"]);
     assert!(found["choice"]["reason"].as_str().unwrap().contains("Dropped early"));

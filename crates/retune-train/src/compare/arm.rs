@@ -12,9 +12,10 @@ use super::{CompareOptions, arm_folder, arm_recipe};
 use crate::TrainError;
 use crate::event::Event;
 use crate::fit::{FitOptions, fit, resume};
-use crate::plan::measure_step;
+use crate::plan::{measure_step, stage_steps, steps_per_epoch};
 use crate::prepare::prepare;
 use crate::recipe::{Method, Recipe};
+use crate::trainee::{Split, Trainee};
 use crate::trainer::{Outcome, StopFlag};
 
 /// A strategy with its runs.
@@ -22,6 +23,8 @@ pub(super) struct Arm {
     pub method: Method,
     last_n: Option<usize>,
     runs: Vec<ArmRun>,
+    /// The step after which its last stage begins.
+    last_stage_begins: u64,
     /// Bytes of a step's memory, by the plan.
     memory_bytes: u64,
     trained_parameters: usize,
@@ -57,6 +60,8 @@ impl Arm {
         let costs: Vec<_> = prepared.stages.iter().map(|stage| measure_step(&prepared, stage)).collect();
         let trained_parameters =
             costs.iter().map(|cost| (cost.gradient_bytes / 4) as usize).max().unwrap_or(0);
+        let per_epoch = steps_per_epoch(&prepared.recipe, prepared.trainee.samples(Split::Train));
+        let (_, earlier) = prepared.stages.split_last().unzip();
         let shipped = if method == Method::Lora { trained_parameters } else { prepared.store.elements() };
         let metric = prepared.recipe.train.metric_for_best_model.as_deref().unwrap_or_default();
         let metric = Metric::find(metric.strip_prefix("eval_").unwrap_or(metric));
@@ -84,6 +89,11 @@ impl Arm {
             method,
             last_n,
             runs,
+            last_stage_begins: earlier
+                .unwrap_or_default()
+                .iter()
+                .map(|stage| stage_steps(stage, per_epoch))
+                .sum(),
             memory_bytes: costs.iter().map(|cost| cost.bytes()).max().unwrap_or(0),
             trained_parameters,
             artifact_bytes: 4 * shipped as u64,
@@ -125,6 +135,13 @@ impl Arm {
         let count = bests.len() as f64;
         let sum = bests.iter().fold((0.0, 0.0), |sum, best| (sum.0 + best.0, sum.1 + best.1));
         Some((sum.0 / count, sum.1 / count))
+    }
+
+    /// Whether its last stage has not begun: where a strategy of several stages stands says little about where it ends.
+    pub fn has_stages_to_come(&self) -> bool {
+        self.runs
+            .iter()
+            .any(|run| !run.is_over && run.steps <= self.last_stage_begins && self.last_stage_begins > 0)
     }
 
     /// The better first.
