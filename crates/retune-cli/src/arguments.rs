@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::recipe_source::RecipeSource;
+
 /// Fine-tune pretrained models on your own data.
 #[derive(Debug, Parser)]
 #[command(name = "retune", version, about, max_term_width = 100)]
@@ -68,24 +70,9 @@ pub fn print_completions(shell: clap_complete::Shell) {
   retune fit --model path/to/model --train reviews.csv
   retune fit recipe.toml --seeds 3")]
 pub struct Fit {
-    /// The recipe (TOML). Without one, name --model and --train: the rest is inferred, printed and saved.
-    #[arg(value_name = "RECIPE")]
-    pub recipe: Option<PathBuf>,
-    /// Changes to the recipe: a key by its last name where that is unique, or by its path.
-    #[arg(value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
-    /// The model: a folder or a hub id (model.name_or_path).
-    #[arg(long, value_name = "MODEL")]
-    pub model: Option<String>,
-    /// The training data (data.train).
-    #[arg(long, value_name = "FILE")]
-    pub train: Option<String>,
-    /// The validation data (data.validation).
-    #[arg(long, value_name = "FILE")]
-    pub validation: Option<String>,
-    /// The test data (data.test).
-    #[arg(long, value_name = "FILE")]
-    pub test: Option<String>,
+    /// The recipe.
+    #[command(flatten)]
+    pub source: RecipeSource,
     /// A person's decisions on `retune data review`'s queue (data.review).
     #[arg(long, value_name = "FILE")]
     pub apply_review: Option<String>,

@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod format;
 mod inputs;
+mod recipe_source;
 
 use std::process::ExitCode;
 

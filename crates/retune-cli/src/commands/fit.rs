@@ -1,14 +1,10 @@
 //! `retune fit`
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use retune::checkpoint::{ResolveOptions, write_atomic};
 use retune::kernels::Isa;
-use retune::train::{
-    FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, Split, StopFlag, TrainError, examine_recipe,
-    expand_folders, fit,
-};
+use retune::train::{FitOptions, Outcome, PrepareOptions, Recipe, RunSummary, StopFlag, TrainError, fit};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Fit;
@@ -48,7 +44,8 @@ pub fn isa() -> Result<Option<Isa>, Failure> {
 
 /// Runs the command.
 pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
-    let (recipe, is_inferred) = read_recipe(arguments)?;
+    let others = [("data.review", &arguments.apply_review), ("train.output_dir", &arguments.output)];
+    let (recipe, is_inferred) = arguments.source.read(&others)?;
     let options = options()?;
     if arguments.seeds.is_some() || arguments.folds.is_some() {
         return super::repeat::run(arguments, &recipe, options);
@@ -67,71 +64,6 @@ pub fn run(arguments: &Fit) -> Result<ExitCode, Failure> {
 pub fn train(recipe: &Recipe, options: &FitOptions<'_>) -> Result<RunSummary, Failure> {
     let mut console = Console::new();
     Ok(fit(recipe, options, vec![&mut console])?)
-}
-
-/// The recipe file with the command line's changes, or one made of the command line alone; and whether it is the latter.
-fn read_recipe(arguments: &Fit) -> Result<(Recipe, bool), Failure> {
-    let given = |key: &str, value: &Option<String>| {
-        value.as_ref().map(|value| format!("{key}={}", toml_string(value)))
-    };
-    let mut overrides: Vec<String> = [
-        given("model.name_or_path", &arguments.model),
-        given("data.train", &arguments.train),
-        given("data.validation", &arguments.validation),
-        given("data.test", &arguments.test),
-        given("data.review", &arguments.apply_review),
-        given("train.output_dir", &arguments.output),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    // Without a recipe the first positional argument is a change already.
-    let first = arguments.recipe.as_deref();
-    let first_change =
-        first.filter(|path| !path.is_file()).and_then(Path::to_str).filter(|text| text.contains('='));
-    overrides.extend(first_change.map(str::to_owned));
-    overrides.extend(arguments.overrides.iter().cloned());
-    match first.filter(|_| first_change.is_none()) {
-        Some(path) => {
-            let mut recipe = Recipe::load(path, &overrides).map_err(TrainError::from)?;
-            recipe.resolve_paths(path.parent().unwrap_or(Path::new("")));
-            Ok((recipe, false))
-        }
-        None if arguments.model.is_some() && arguments.train.is_some() => {
-            let recipe = Recipe::parse("", "command line", &overrides).map_err(TrainError::from)?;
-            Ok((inferred(recipe)?, true))
-        }
-        None => {
-            let usage = "name a recipe, or a model and its data: retune fit --model DIR --train FILE";
-            Err(Failure::usage(usage))
-        }
-    }
-}
-
-/// Completes a recipe that nobody wrote: a validation split, and columns and task as the data has them.
-fn inferred(mut recipe: Recipe) -> Result<Recipe, Failure> {
-    expand_folders(&mut recipe, false)?;
-    if recipe.data.validation.is_none() && recipe.data.validation_split.is_none() {
-        recipe.data.validation_split = Some(0.1);
-    }
-    recipe.check().map_err(TrainError::from)?;
-    let examination = examine_recipe(&recipe)?;
-    if let Some(train) = examination.files.iter().find(|file| file.split == Some(Split::Train)) {
-        let roles = &train.roles;
-        recipe.data.text_column = roles.text.clone();
-        recipe.data.image_column = roles.image.clone();
-        recipe.data.text_pair_column = roles.text_pair.clone();
-        if !roles.labels.is_empty() {
-            recipe.data.label_column = Some(roles.labels.clone().into());
-        }
-        roles.reasons.iter().for_each(|reason| eprintln!("{reason}"));
-    }
-    eprintln!("no recipe given; this one is used:\n\n{}", recipe.to_short_toml().map_err(TrainError::from)?);
-    Ok(recipe)
-}
-
-fn toml_string(text: &str) -> String {
-    Value::String(text.to_owned()).to_string()
 }
 
 /// Writes the report and the model card of a run; exit code 4 if it was stopped.

@@ -1,6 +1,5 @@
 //! `retune lr-find`: a learning rate from evidence.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,21 +10,19 @@ use retune::train::{
 use super::fit::prepare_options;
 use crate::console::{Failure, print_line, tell};
 use crate::format::{Align, Table, counted, duration, learning_rate};
-use crate::inputs::load_recipe;
+use crate::recipe_source::RecipeSource;
 
 /// `retune lr-find`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   retune lr-find recipe.toml
   retune lr-find recipe.toml strategy.method=lora --burst-steps 16 --orders 3
+  retune lr-find --model path/to/model --train reviews.csv
   retune fit recipe.toml learning_rate=auto       search at the beginning of a run")]
 pub struct LrFind {
-    /// The recipe (TOML). Its learning rate is where the search begins.
-    #[arg(value_name = "RECIPE")]
-    pub recipe: PathBuf,
-    /// Changes to the recipe: a key by its last name where that is unique, or by its path.
-    #[arg(value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    /// Where the search begins: its recipe.
+    #[command(flatten)]
+    pub source: RecipeSource,
     /// Optimizer steps of a burst; a quarter of them warms up.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub burst_steps: u16,
@@ -48,7 +45,7 @@ pub struct LrFind {
 
 /// Runs the command.
 pub fn run(arguments: &LrFind) -> Result<ExitCode, Failure> {
-    let recipe = load_recipe(&arguments.recipe, &arguments.overrides)?;
+    let (recipe, _) = arguments.source.read(&[])?;
     let prepare_options = prepare_options()?;
     let prepared = prepare(&recipe, &prepare_options, &mut tell)?;
     let options = LearningRateOptions {

@@ -1,6 +1,6 @@
 //! `retune plan`: what a recipe would do, and what it would cost, without training.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::fit::prepare_options;
 use crate::console::{Failure, print_line, tell};
 use crate::format::{self, Align, Table, bytes, count, counted, duration, operations};
-use crate::inputs::load_recipe;
+use crate::recipe_source::RecipeSource;
 
 /// At most this many classes are listed.
 const SHOWN_CLASSES: usize = 40;
@@ -31,14 +31,12 @@ const SHOWN_GROUPS: usize = 4;
   retune plan recipe.toml
   retune plan recipe.toml strategy.method=gradual per_device_train_batch_size=32
   retune plan recipe.toml --confirm
+  retune plan --model path/to/model --train reviews.csv
   retune plan recipe.toml --json")]
 pub struct Plan {
-    /// The recipe (TOML).
-    #[arg(value_name = "RECIPE")]
-    pub recipe: PathBuf,
-    /// Changes to the recipe: a key by its last name where that is unique, or by its path.
-    #[arg(value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    /// The recipe.
+    #[command(flatten)]
+    pub source: RecipeSource,
     /// Run the largest batch twice, forward, backward and through the optimizer, and show what it took beside what was
     /// predicted.
     #[arg(long)]
@@ -50,7 +48,7 @@ pub struct Plan {
 
 /// Runs the command.
 pub fn run(arguments: &Plan) -> Result<ExitCode, Failure> {
-    let recipe = load_recipe(&arguments.recipe, &arguments.overrides)?;
+    let (recipe, _) = arguments.source.read(&[])?;
     let prepared = prepare(&recipe, &prepare_options()?, &mut tell)?;
     let sheet = Sheet::new(&prepared)?;
     let (mut json, text) = (sheet.to_json()?, sheet.to_text());
