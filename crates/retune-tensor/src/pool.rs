@@ -15,8 +15,8 @@ pub struct MemoryUse {
     pub current: u64,
     /// The most bytes that were ever alive at once since [`Pool::reset_peak`].
     pub peak: u64,
-    /// Bytes of all buffers, those that wait to be used again among them: what the process holds. It grows until
-    /// [`Pool::release_free`].
+    /// Bytes of all buffers, those that wait to be used again among them: what the process holds. Once it is half again
+    /// what was ever alive at once, buffers that wait are freed before new ones are made.
     pub held: u64,
 }
 
@@ -30,17 +30,17 @@ pub struct Pool {
 pub(crate) struct Shared {
     current: AtomicU64,
     peak: AtomicU64,
+    /// The most bytes that were ever alive at once.
+    highest: AtomicU64,
     held: AtomicU64,
     singles: Shelf<f32>,
     halves: Shelf<bf16>,
 }
 
-/// Free buffers of one type, by capacity.
+/// Free buffers of one type, by capacity. Those of `Meta` have a capacity and no values.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf<T> {
     free: Mutex<BTreeMap<usize, Vec<Vec<T>>>>,
-    /// How many `Meta` buffers of each capacity would be free.
-    free_meta: Mutex<BTreeMap<usize, usize>>,
 }
 
 impl<T> Shelf<T> {
@@ -48,17 +48,35 @@ impl<T> Shelf<T> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn free_meta(&self) -> MutexGuard<'_, BTreeMap<usize, usize>> {
-        self.free_meta.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put(&self, capacity: usize, values: Vec<T>) {
+        self.free().entry(capacity).or_default().push(values);
     }
 
-    /// Empties the shelf and says how many bytes lay, or would lie, on it.
-    fn release(&self) -> u64 {
-        let freed: usize = self.free().iter().map(|(capacity, list)| capacity * list.len()).sum();
-        self.free().clear();
-        let freed_meta: usize = self.free_meta().iter().map(|(capacity, count)| capacity * count).sum();
-        self.free_meta().clear();
-        (size_of::<T>() * (freed + freed_meta)) as u64
+    /// The smallest free buffer with a capacity in this range.
+    fn pick(&self, capacities: RangeInclusive<usize>) -> Option<(usize, Vec<T>)> {
+        let mut free = self.free();
+        let (&capacity, list) = free.range_mut(capacities).next()?;
+        let values = list.pop()?;
+        if list.is_empty() {
+            free.remove(&capacity);
+        }
+        Some((capacity, values))
+    }
+
+    /// Frees buffers, the largest first, until there are none or `bytes` are freed; says how many were.
+    fn release(&self, bytes: u64) -> u64 {
+        let mut free = self.free();
+        let mut freed = 0;
+        while freed < bytes
+            && let Some(mut largest) = free.last_entry()
+        {
+            freed += (size_of::<T>() * largest.key()) as u64;
+            largest.get_mut().pop();
+            if largest.get().is_empty() {
+                largest.remove();
+            }
+        }
+        freed
     }
 }
 
@@ -84,8 +102,7 @@ impl Value for bf16 {
 pub(crate) struct Buffer<T: Value> {
     values: Vec<T>,
     length: usize,
-    /// Values that a `Meta` buffer would have room for; 0 for others.
-    meta_capacity: usize,
+    capacity: usize,
     pool: Pool,
 }
 
@@ -111,78 +128,88 @@ impl Pool {
 
     /// Gives the free buffers back to the operating system.
     pub fn release_free(&self) {
-        let freed = self.shared.singles.release() + self.shared.halves.release();
-        self.shared.held.fetch_sub(freed, Ordering::Relaxed);
+        self.release(u64::MAX);
     }
 
+    /// Gives free buffers back until there are none or so many bytes are back.
+    fn release(&self, bytes: u64) {
+        let singles = self.shared.singles.release(bytes);
+        let halves = self.shared.halves.release(bytes.saturating_sub(singles));
+        self.shared.held.fetch_sub(singles + halves, Ordering::Relaxed);
+    }
+
+    /// Counts a new buffer among those that are held.
     fn hold<T>(&self, capacity: usize) {
         self.shared.held.fetch_add((size_of::<T>() * capacity) as u64, Ordering::Relaxed);
     }
 
-    fn account<T>(&self, length: usize) {
-        self.account_bytes((size_of::<T>() * length) as u64);
-    }
-
-    fn account_bytes(&self, bytes: u64) {
-        let now = self.shared.current.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    fn account(&self, bytes: usize) {
+        let now = self.shared.current.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         self.shared.peak.fetch_max(now, Ordering::Relaxed);
+        self.shared.highest.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// A buffer of `length` values whose content is whatever its last user left.
-    pub(crate) fn take<T: Value>(&self, length: usize) -> Buffer<T> {
-        self.account::<T>(length);
-        let reused = {
-            let mut free = T::shelf(&self.shared).free();
-            let fitting = free.range(serving(length)).find(|(_, list)| !list.is_empty());
-            let key = fitting.map(|(&capacity, _)| capacity);
-            key.and_then(|capacity| free.get_mut(&capacity)).and_then(Vec::pop)
-        };
-        let is_new = reused.is_none();
-        let mut values = reused.unwrap_or_default();
-        values.resize(length, T::default());
-        if is_new {
-            self.hold::<T>(values.capacity());
+    /// A free buffer for `length` values with its capacity, if one serves. If none does, and a new one would be more than
+    /// the pool should hold, a much larger one serves too, or others make room for the new one.
+    fn reuse<T: Value>(&self, length: usize) -> Option<(usize, Vec<T>)> {
+        let shelf = T::shelf(&self.shared);
+        if let Some(found) = shelf.pick(length..=length + length / 4) {
+            return Some(found);
         }
-        Buffer { values, length, meta_capacity: 0, pool: self.clone() }
+        let (held, highest) =
+            (self.shared.held.load(Ordering::Relaxed), self.shared.highest.load(Ordering::Relaxed));
+        let excess = (held + (size_of::<T>() * length) as u64).saturating_sub(highest + highest / 2);
+        if excess == 0 {
+            return None;
+        }
+        let found = shelf.pick(length..=4 * length);
+        if found.is_none() {
+            self.release(excess);
+        }
+        found
+    }
+
+    /// A buffer of `length` values whose content is whatever its last user left. Buffers serve requests up to a quarter
+    /// smaller, since batches of mixed lengths would otherwise never find one.
+    pub(crate) fn take<T: Value>(&self, length: usize) -> Buffer<T> {
+        self.account(size_of::<T>() * length);
+        let reused = self.reuse(length);
+        let is_new = reused.is_none();
+        let (_, mut values) = reused.unwrap_or_default();
+        values.resize(length, T::default());
+        let capacity = values.capacity();
+        if is_new {
+            self.hold::<T>(capacity);
+        }
+        Buffer { values, length, capacity, pool: self.clone() }
     }
 
     /// Takes over a vector that was filled elsewhere.
     pub(crate) fn adopt(&self, values: Vec<f32>) -> Buffer<f32> {
-        self.account::<f32>(values.len());
+        self.account(size_of_val(values.as_slice()));
         self.hold::<f32>(values.capacity());
-        Buffer { length: values.len(), values, meta_capacity: 0, pool: self.clone() }
+        Buffer { length: values.len(), capacity: values.capacity(), values, pool: self.clone() }
     }
 
     /// `length` zeroed bytes, or only their count.
     pub(crate) fn bytes(&self, length: usize, holds_values: bool) -> Bytes {
-        self.account_bytes(length as u64);
+        self.account(length);
         let values = if holds_values { vec![0; length] } else { Vec::new() };
         Bytes { values, length, pool: self.clone() }
     }
 
     /// Counts `length` values without holding them, and which buffer would have been used again for them.
     pub(crate) fn take_meta<T: Value>(&self, length: usize) -> Buffer<T> {
-        self.account::<T>(length);
-        let reused = {
-            let mut free = T::shelf(&self.shared).free_meta();
-            let fitting = free.range_mut(serving(length)).find(|(_, count)| **count > 0);
-            fitting.map(|(&capacity, count)| {
-                *count -= 1;
-                capacity
-            })
-        };
-        let meta_capacity = reused.unwrap_or_else(|| {
-            self.hold::<T>(length);
-            length
-        });
-        Buffer { values: Vec::new(), length, meta_capacity, pool: self.clone() }
+        self.account(size_of::<T>() * length);
+        let capacity = self.reuse::<T>(length).map_or_else(
+            || {
+                self.hold::<T>(length);
+                length
+            },
+            |(capacity, _)| capacity,
+        );
+        Buffer { values: Vec::new(), length, capacity, pool: self.clone() }
     }
-}
-
-/// The capacities that serve a request: up to a quarter larger, since batches of mixed lengths would otherwise never find
-/// a buffer.
-fn serving(length: usize) -> RangeInclusive<usize> {
-    length..=length + length / 4
 }
 
 /// Small integers that an operation keeps for its backward, counted in the pool; `Meta` ones hold none.
@@ -232,12 +259,8 @@ impl<T: Value> Drop for Buffer<T> {
     fn drop(&mut self) {
         let bytes = (size_of::<T>() * self.length) as u64;
         self.pool.shared.current.fetch_sub(bytes, Ordering::Relaxed);
-        let values = std::mem::take(&mut self.values);
-        let shelf = T::shelf(&self.pool.shared);
-        if self.meta_capacity > 0 {
-            *shelf.free_meta().entry(self.meta_capacity).or_default() += 1;
-        } else if values.capacity() > 0 {
-            shelf.free().entry(values.capacity()).or_default().push(values);
+        if self.capacity > 0 {
+            T::shelf(&self.pool.shared).put(self.capacity, std::mem::take(&mut self.values));
         }
     }
 }
@@ -288,5 +311,17 @@ mod tests {
             }
             assert_eq!(pool.memory_use(), meta.memory_use(), "step {step}");
         }
+    }
+    #[test]
+    fn buffers_of_lengths_that_do_not_come_again_are_freed_for_new_ones() {
+        let pool = Pool::new();
+        // Each length is beyond what the buffers of the others serve.
+        for length in [1000, 700, 500, 350, 240, 2000, 1400] {
+            drop(pool.take::<f32>(length));
+            let MemoryUse { held, .. } = pool.memory_use();
+            assert!(held <= 4 * 3000, "{held} bytes are held after {length} values");
+        }
+        // The 1,000 values served 700 and made room for 2,000, which serve 1,400; 500 were the one new buffer there was room for.
+        assert_eq!(pool.memory_use().held, 4 * (2000 + 500));
     }
 }
