@@ -30,6 +30,11 @@ impl Isa {
         if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Portable }
     }
 
+    /// Whether products of bf16 are made by the processor, and not from numbers that are widened first.
+    pub fn multiplies_bf16(self) -> bool {
+        self == Isa::Avx512Bf16
+    }
+
     /// Whether this machine can run the path.
     pub fn available(self) -> bool {
         match self {

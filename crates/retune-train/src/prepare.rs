@@ -154,8 +154,25 @@ pub fn prepare(
     if !options.obeys_record {
         batches::settle(&mut prepared, tell)?;
     }
+    warn_of_slow_precision(&prepared, tell);
     image::warn_of_small_batches(&prepared.recipe, &prepared.store, &prepared.stages, tell);
     Ok(prepared)
+}
+
+/// Says so where rounded products save memory and cost time.
+fn warn_of_slow_precision(prepared: &Prepared, tell: &mut dyn FnMut(Event)) {
+    let multiplies = prepared.context.kernels().is_none_or(|cpu| cpu.isa().multiplies_bf16());
+    if prepared.context.precision() == Precision::Bf16 && !multiplies {
+        let remedy = match Isa::Avx512Bf16.available() {
+            true => "; RETUNE_ISA=avx512bf16 asks for those that this processor has for it",
+            false => "",
+        };
+        let message = format!(
+            "train.precision = \"bf16\" saves memory here and costs time: the kernels in use do not multiply bf16, and a step \
+             takes up to twice as long as with \"f32\"{remedy}"
+        );
+        tell(Event::warning("slow-precision", message));
+    }
 }
 
 /// Where a model is.
