@@ -116,9 +116,6 @@ impl Gradients {
 
     /// The gradient of a table whose rows have `width` values, for adding to the rows named; empty on `Meta`.
     pub fn slot_rows_mut(&mut self, slot: usize, width: usize, rows: &[u32]) -> &mut [f32] {
-        if !self.holds_values {
-            return &mut [];
-        }
         let range = self.slots[slot].clone();
         let reach = &mut self.reach[slot];
         if *reach == Reach::Nothing {
@@ -130,7 +127,7 @@ impl Gradients {
             }
             _ => *reach = Reach::Everything,
         }
-        &mut self.values[range]
+        if self.holds_values { &mut self.values[range] } else { &mut [] }
     }
 
     /// Two different slots for writing at once.

@@ -12,7 +12,7 @@ use crate::TrainError;
 use crate::fit::optimizer_config;
 use crate::forecast::{input_seconds, update_work};
 use crate::memory::resident_bytes;
-use crate::plan::{RunPlan, StagePlan, longest_samples};
+use crate::plan::{RunPlan, StagePlan, longest_samples, unreached_bytes};
 use crate::prepare::Prepared;
 use crate::rates::MachineRates;
 use crate::trainee::{Fetch, SampleBatch, Split, Trainee};
@@ -92,7 +92,8 @@ pub fn confirm_plan(
     }
     let StagePlan { name, cost, trainable_parameters, .. } = stage;
     let update = update_work(*trainable_parameters as u64, cost.optimizer_bytes / 4, false);
-    let added = cost.peak_activation_bytes + cost.gradient_bytes + cost.optimizer_bytes;
+    let unreached = unreached_bytes(&prepared, &trainable, &gradients, None);
+    let added = cost.peak_activation_bytes + cost.gradient_bytes + cost.optimizer_bytes - unreached;
     Ok(Confirmation {
         stage: name.clone(),
         samples: cost.samples,

@@ -10,7 +10,7 @@ use retune_tensor::{Work, WorkCounts};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::plan::{RunPlan, StagePlan, stage_memory};
+use crate::plan::{RunPlan, StagePlan};
 use crate::prepare::Prepared;
 use crate::rates::MachineRates;
 use crate::recipe::Recipe;
@@ -152,19 +152,16 @@ impl Forecast {
 
 /// Bytes that training adds to a process in which everything is loaded.
 fn added_bytes(prepared: &Prepared, plan: &RunPlan) -> u64 {
-    let Prepared { recipe, store, stages, .. } = prepared;
-    let learning = |recipe: &Recipe| {
-        let of = |stage| {
-            let memory = stage_memory(recipe, store, stage);
-            memory.gradient_bytes + memory.optimizer_bytes
-        };
-        stages.iter().map(of).max().unwrap_or(0)
+    let Prepared { recipe, store, .. } = prepared;
+    let learning = |StagePlan { cost, .. }: &StagePlan| {
+        cost.gradient_bytes + cost.optimizer_bytes - cost.unreached_bytes
     };
+    let learning = plan.stages.iter().map(learning).max().unwrap_or(0);
     // The recipe's average is a second copy of what is loaded.
     let average = if recipe.train.ema_decay.is_some() { 4 * store.elements() as u64 } else { 0 };
     let features = plan.stages.iter().filter_map(|stage| stage.features.as_ref());
     let features = features.map(|features| features.bytes.min(feature_memory(recipe))).max().unwrap_or(0);
-    plan.held_activation_bytes + learning(recipe) + average + features
+    plan.held_activation_bytes + learning + average + features
 }
 
 fn feature_memory(recipe: &Recipe) -> u64 {

@@ -7,8 +7,9 @@ mod meter;
 
 use std::collections::BTreeMap;
 
+use retune_autograd::{Gradients, Reach};
 use retune_data::{BatchOrder, Target};
-use retune_nn::{ParameterStore, Trainable};
+use retune_nn::{ParameterId, ParameterStore, Trainable};
 use retune_tensor::WorkCounts;
 use serde::Serialize;
 
@@ -49,6 +50,9 @@ pub struct StepCost {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
+    /// Bytes of gradients and state that no training sample reaches, rows of tables that are not looked up: the system has
+    /// no need to give memory for them.
+    pub unreached_bytes: u64,
     /// Floating-point operations (a multiply-add counts two) of the longest batch.
     pub operations: u64,
     /// Floating-point operations of one pass over the training data.
@@ -257,6 +261,7 @@ fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost 
     let step = meter.train(&trainable, &longest, None);
     let memory = stage_memory(&prepared.recipe, &prepared.store, stage);
     let epoch_work = meter.epoch_work(&trainable, None);
+    let looked_up = prepared.trainee.rows_looked_up().unwrap_or(usize::MAX);
     StepCost {
         samples: longest.len(),
         tokens: tokens(prepared, &longest),
@@ -264,11 +269,38 @@ fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost 
         parameter_bytes: memory.parameter_bytes,
         gradient_bytes: memory.gradient_bytes,
         optimizer_bytes: memory.optimizer_bytes,
+        unreached_bytes: unreached_bytes(prepared, &trainable, &step.gradients, Some(looked_up)),
         operations: step.work.operations(),
         epoch_operations: epoch_work.operations(),
         work: step.work,
         epoch_work,
     }
+}
+
+/// Bytes of gradients and optimizer state in the pages of tables that get none of `looked_up` rows, wherever in the table
+/// these are; of the rows that these gradients reach, if `None`.
+pub(crate) fn unreached_bytes(
+    prepared: &Prepared,
+    trainable: &Trainable,
+    gradients: &Gradients,
+    looked_up: Option<usize>,
+) -> u64 {
+    let optimizer = optimizer_config(&prepared.recipe);
+    let of_table = |(slot, &id): (usize, &ParameterId)| {
+        let Reach::Rows { width, live } = gradients.reach(slot) else { return 0.0 };
+        let reached = looked_up.unwrap_or_else(|| live.iter().filter(|live| **live).count()).min(live.len());
+        let values = live.len() * width;
+        let copies = 1 + optimizer.state_elements(&prepared.store.declaration(id).shape) / values.max(1);
+        untouched_share(live.len(), *width, reached) * (4 * copies * values) as f64
+    };
+    trainable.ids().iter().enumerate().map(of_table).sum::<f64>() as u64
+}
+
+/// The share of a table's pages that have no part of a reached row, when so many rows are reached anywhere in it.
+fn untouched_share(rows: usize, width: usize, reached: usize) -> f64 {
+    const PAGE: f64 = 4096.0;
+    let rows_of_page = 1.0 + PAGE / (size_of::<f32>() * width.max(1)) as f64;
+    (1.0 - reached as f64 / rows.max(1) as f64).powf(rows_of_page)
 }
 
 /// Floating-point operations of evaluating a split once.
@@ -379,6 +411,15 @@ pub(crate) fn longest_samples(trainee: &dyn Trainee, batch_size: usize) -> Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_is_untouched_if_no_row_of_it_is_reached() {
+        assert_eq!(untouched_share(1000, 768, 0), 1.0);
+        assert_eq!(untouched_share(1000, 768, 1000), 0.0);
+        // A row of a page's size lies in two pages as a rule; of four in a page, parts of five.
+        assert_eq!(untouched_share(1000, 1024, 500), 0.25);
+        assert_eq!(untouched_share(1000, 256, 500), 1.0 / 32.0);
+    }
 
     #[test]
     fn a_part_of_a_batch_is_a_step_too() {

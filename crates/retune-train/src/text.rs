@@ -226,6 +226,16 @@ impl Trainee for TextTrainee {
         windows.average(forward, logits)
     }
 
+    /// The different token ids of training texts, unless views of them have others.
+    fn rows_looked_up(&self) -> Option<usize> {
+        let train = self.splits.get(&Split::Train).filter(|_| self.views.is_none())?;
+        let samples = 0..train.dataset.len() as u32;
+        let windows = samples.flat_map(|sample| self.windows(Split::Train, sample));
+        let mut is_known = vec![false; self.model.sizes().vocab_size];
+        windows.flat_map(|(ids, _)| ids).for_each(|&id| is_known[id as usize] = true);
+        Some(is_known.into_iter().filter(|known| *known).count())
+    }
+
     fn cut(&self) -> Option<&dyn Cut> {
         Some(self)
     }

@@ -120,6 +120,11 @@ pub trait Trainee: Send + Sync {
         vec![(self.logits(forward, batch.split, batch.samples, batch.first_occurrence), 1.0)]
     }
 
+    /// How many different rows of its largest table the training data looks up; `None` where that is not known.
+    fn rows_looked_up(&self) -> Option<usize> {
+        None
+    }
+
     /// How its path is cut, if it can be: then what a frozen prefix computes is kept and used again.
     fn cut(&self) -> Option<&dyn Cut> {
         None

@@ -102,11 +102,33 @@ fn batches_that_batch_normalization_sees_whole_are_not_split() {
 }
 
 #[test]
-fn a_step_in_bf16_takes_less_memory() {
+fn a_step_in_bf16_takes_less_memory_and_its_price_is_told() {
     let workspace = Workspace::new();
+    workspace.retune(&["plan", "recipe.toml", "precision=bf16"]).succeeded().saying(&["up to twice as long"]);
     let bytes = |precision: &str| step_bytes(&workspace, &[&format!("precision={precision}")]);
     let [single, half] = ["f32", "bf16"].map(bytes);
     assert!(half < single, "{half} bytes beside {single}");
+}
+
+#[test]
+fn a_model_and_its_data_are_planned_without_a_recipe() {
+    let workspace = Workspace::new();
+    let from_recipe = plan(&workspace, &[]);
+    let arguments = [
+        "plan",
+        "--model",
+        "model",
+        "--train",
+        "train.csv",
+        "--validation",
+        "validation.csv",
+        "per_device_train_batch_size=8",
+    ];
+    let said =
+        workspace.retune(&[&arguments[..], &["--json"]].concat()).succeeded().saying(&["no recipe given"]);
+    let inferred: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(inferred["plan"]["steps_per_epoch"], from_recipe["plan"]["steps_per_epoch"]);
+    workspace.retune(&["plan", "--model", "model"]).exited(2).saying(&["--train FILE"]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Measured {
     pub peak_bytes: u64,
     /// Its work.
     pub work: WorkCounts,
+    /// Its gradients, of which it is known where they are not zero.
+    pub gradients: Gradients,
 }
 
 /// The model of a run on a context without numbers.
@@ -110,7 +112,8 @@ impl<'a> Meter<'a> {
         };
         let ends = trained.into_iter().map(end).collect();
         forward.into_tape().backward(ends, &mut gradients);
-        Measured { peak_bytes: pool.memory_use().peak - resting, work: self.context.work() - counted }
+        let work = self.context.work() - counted;
+        Measured { peak_bytes: pool.memory_use().peak - resting, work, gradients }
     }
 
     /// Forward of one batch in evaluation mode.
