@@ -1,23 +1,24 @@
-//! Comma-, tab- and otherwise delimited text files to a [`Table`].
+//! Comma-, tab- and otherwise delimited text files to rows.
 //!
 //! Stands on the record scanner and the dialect inference; adds names, row checks and findings.
 
 use crate::dialect::{infer_delimiter, infer_header, infer_quoting};
 use crate::error::DataError;
 use crate::finding::{Finding, count, excerpt};
-use crate::read::{BadRows, ReadOptions};
+use crate::read::{BadRows, ReadOptions, RowSink};
 use crate::scan::{Dialect, Fault, Field, Record, Scanner};
-use crate::table::{Row, Table, Value};
+use crate::table::{Row, Value};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Reads a decoded delimited file. `split_once` reads `label text with spaces`.
+/// Reads a decoded delimited file, row by row, into `rows`. `split_once` reads `label text with spaces`.
 pub(crate) fn read(
     path: &Path,
     text: &str,
     options: &ReadOptions,
     split_once: bool,
-) -> Result<Table, DataError> {
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     let mut findings = Vec::new();
     let dialect = dialect(path, text, options, split_once, &mut findings)?;
     let mut records = Scanner::new(text, dialect, options.max_field_bytes).peekable();
@@ -51,13 +52,14 @@ pub(crate) fn read(
     refuse_duplicates(path, header.as_ref().map_or(1, |header| header.line), &columns)?;
 
     let has_nul = text.contains('\0');
-    let mut rows = Vec::new();
+    rows.columns = columns;
     let mut bad_rows = BadRows::new(path, options);
     for record in records {
-        match row_fault(path, &record, columns.len(), has_nul) {
+        match row_fault(path, &record, rows.columns.len(), has_nul) {
             Some(finding) => bad_rows.push(finding)?,
             None => {
-                rows.push(Row { line: record.line, values: record.fields.into_iter().map(value).collect() })
+                let values = record.fields.into_iter().map(value).collect();
+                rows.push(Row { line: record.line, values })?;
             }
         }
     }
@@ -67,7 +69,8 @@ pub(crate) fn read(
             .suggest("if its first line is data, set has_header = false");
         return Err(DataError::refused(finding));
     }
-    Ok(Table { path: path.to_path_buf(), columns, rows, findings })
+    rows.findings.extend(findings);
+    Ok(())
 }
 
 fn dialect(

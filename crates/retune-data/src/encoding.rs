@@ -123,6 +123,18 @@ fn looks_western(line: &str) -> bool {
     beyond * 10 <= letters * 3 && !sign_in_word && !digit_in_word && !control
 }
 
+/// The text of a file that lies in memory already, which must be UTF-8.
+pub(crate) fn utf8<'a>(path: &Path, bytes: &'a [u8], encoding: Option<&str>) -> Result<&'a str, DataError> {
+    let wanted = encoding.map(by_label).transpose()?.unwrap_or(UTF_8);
+    let (encoding, mark_length) = Encoding::for_bom(bytes).unwrap_or((wanted, 0));
+    if encoding != UTF_8 || looks_like_utf16(bytes).is_some() {
+        let message = format!("{} cannot be streamed: it is not UTF-8; convert it first", path.display());
+        return Err(DataError::Setting(message));
+    }
+    std::str::from_utf8(&bytes[mark_length..])
+        .map_err(|_| DataError::Refused(invalid_utf8(path, &bytes[mark_length..])))
+}
+
 fn by_label(label: &str) -> Result<&'static Encoding, DataError> {
     // The standard's labels have "latin1" but not the spelling that people use most.
     let normalized = label.trim().to_ascii_lowercase();

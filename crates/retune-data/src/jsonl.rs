@@ -1,11 +1,11 @@
-//! JSON Lines, and a JSON array of objects, to a [`Table`].
+//! JSON Lines, and a JSON array of objects, to rows.
 //!
 //! Columns are the union of the objects' keys in order of first appearance; an absent key is a missing value.
 
 use crate::error::DataError;
 use crate::finding::{Finding, excerpt};
-use crate::read::{BadRows, ReadOptions};
-use crate::table::{Row, Table, Value};
+use crate::read::{BadRows, ReadOptions, RowSink};
+use crate::table::{Row, Value};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -13,17 +13,27 @@ use std::fmt;
 use std::path::Path;
 
 /// Reads one object per line; blank lines are skipped.
-pub(crate) fn read_lines(path: &Path, text: &str, options: &ReadOptions) -> Result<Table, DataError> {
+pub(crate) fn read_lines(
+    path: &Path,
+    text: &str,
+    options: &ReadOptions,
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     let objects = text
         .split('\n')
         .enumerate()
         .map(|(index, line)| (index as u64 + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty());
-    collect(path, objects, options)
+    collect(path, objects, options, rows)
 }
 
 /// Reads one array of objects, each with the line it starts on.
-pub(crate) fn read_array(path: &Path, text: &str, options: &ReadOptions) -> Result<Table, DataError> {
+pub(crate) fn read_array(
+    path: &Path,
+    text: &str,
+    options: &ReadOptions,
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     let objects: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {
         let message = format!("not a JSON array: {}", reason(&error));
         DataError::refused(Finding::error("json", path, message).at_line(error.line() as u64))
@@ -37,17 +47,16 @@ pub(crate) fn read_array(path: &Path, text: &str, options: &ReadOptions) -> Resu
         counted_to = offset;
         (line, object.get())
     });
-    collect(path, objects, options)
+    collect(path, objects, options, rows)
 }
 
 fn collect<'a>(
     path: &Path,
     objects: impl Iterator<Item = (u64, &'a str)>,
     options: &ReadOptions,
-) -> Result<Table, DataError> {
-    let mut columns: Vec<String> = Vec::new();
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     let mut column_of: HashMap<String, usize> = HashMap::new();
-    let mut rows = Vec::new();
     let mut findings = Vec::new();
     let mut nested_at: Option<(u64, String)> = None;
     let mut bad_rows = BadRows::new(path, options);
@@ -59,26 +68,23 @@ fn collect<'a>(
                 continue;
             }
         };
-        let mut values = vec![Value::Null; columns.len()];
+        let mut values = vec![Value::Null; rows.columns.len()];
         for (key, json) in entries {
             if json.is_object() && nested_at.is_none() {
                 nested_at = Some((line, key.clone()));
             }
             let column = *column_of.entry(key).or_insert_with_key(|key| {
-                columns.push(key.clone());
+                rows.columns.push(key.clone());
                 values.push(Value::Null);
-                columns.len() - 1
+                rows.columns.len() - 1
             });
             values[column] = value(json);
         }
-        rows.push(Row { line, values });
+        rows.push(Row { line, values })?;
     }
     bad_rows.finish(&mut findings)?;
     if rows.is_empty() {
         return Err(DataError::refused(Finding::error("no-rows", path, "the file has no rows")));
-    }
-    for row in &mut rows {
-        row.values.resize(columns.len(), Value::Null);
     }
     if let Some((line, key)) = nested_at {
         findings.push(
@@ -87,7 +93,8 @@ fn collect<'a>(
                 .in_column(key),
         );
     }
-    Ok(Table { path: path.to_path_buf(), columns, rows, findings })
+    rows.findings.extend(findings);
+    Ok(())
 }
 
 fn object(path: &Path, line: u64, json: &str) -> Result<Vec<(String, serde_json::Value)>, Box<Finding>> {
@@ -161,9 +168,12 @@ impl<'de> Deserialize<'de> for Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Table;
 
     fn lines(text: &str) -> Result<Table, String> {
-        read_lines(Path::new("f.jsonl"), text, &ReadOptions::default()).map_err(|error| error.to_string())
+        let read =
+            |rows: &mut RowSink<'_>| read_lines(Path::new("f.jsonl"), text, &ReadOptions::default(), rows);
+        RowSink::table(Path::new("f.jsonl"), read).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -190,7 +200,9 @@ mod tests {
     #[test]
     fn rows_of_an_array_know_their_lines() {
         let text = "[\n {\"a\": 1},\n\n {\"a\":\n 2}, {\"a\": 3}\n]\n";
-        let table = read_array(Path::new("f.json"), text, &ReadOptions::default()).unwrap();
+        let read =
+            |rows: &mut RowSink<'_>| read_array(Path::new("f.json"), text, &ReadOptions::default(), rows);
+        let table = RowSink::table(Path::new("f.json"), read).unwrap();
         assert_eq!(table.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4, 5]);
     }
 }

@@ -31,7 +31,7 @@ impl LabelSet {
     }
 
     /// Takes names in the order given, which must hold no duplicates (a later one would be unreachable).
-    fn in_order(names: Vec<String>) -> Self {
+    pub(crate) fn in_order(names: Vec<String>) -> Self {
         let indices = names.iter().enumerate().map(|(index, name)| (name.clone(), index as u32)).collect();
         LabelSet { names, indices }
     }

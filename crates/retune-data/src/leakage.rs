@@ -16,7 +16,9 @@ use std::path::Path;
 pub fn check_splits(training: (&Table, &Roles), other: (&Table, &Roles)) -> Vec<Finding> {
     let mut findings = Vec::new();
     if training.1.modality == Modality::Text {
-        shared_texts(training, other, &mut findings);
+        let mut shared = SharedTexts::new(other.0, other.1.clone());
+        shared.observe(training);
+        shared.finish(&training.0.path, &mut findings);
     }
     unseen_labels(training, other, &mut findings);
     findings
@@ -52,30 +54,84 @@ pub fn check_groups(training: &Table, other: &Table, column: &str) -> Vec<Findin
     vec![finding.suggest("split by group: `retune data split --group-column`")]
 }
 
-fn shared_texts(training: (&Table, &Roles), other: (&Table, &Roles), findings: &mut Vec<Finding>) {
-    let file = name(&training.0.path);
-    let mut exact: HashMap<String, u64> = HashMap::new();
-    let mut loose: HashMap<String, u64> = HashMap::new();
-    for row in &training.0.rows {
-        let key = example_key(&row.values, training.1);
-        loose.entry(words(&key)).or_insert(row.line);
-        exact.entry(key).or_insert(row.line);
-    }
-    let (mut same, mut alike) = (Vec::new(), Vec::new());
-    for row in &other.0.rows {
-        let key = example_key(&row.values, other.1);
-        let normalized = words(&key);
-        if normalized.is_empty() {
-            continue;
+/// Looks for the texts of a validation or test table among training texts that come piece by piece: exactly, or but for
+/// case, punctuation and spacing.
+pub struct SharedTexts<'a> {
+    table: &'a Table,
+    roles: Roles,
+    /// Where each text stands in the other table.
+    exact: HashMap<String, Vec<usize>>,
+    loose: HashMap<String, Vec<usize>>,
+    /// The line among the training texts, of each row of the other table.
+    exact_lines: Vec<Option<u64>>,
+    loose_lines: Vec<Option<u64>>,
+}
+
+impl<'a> SharedTexts<'a> {
+    /// Looks for the texts of a table.
+    pub fn new(table: &'a Table, roles: Roles) -> Self {
+        let rows = table.rows.len();
+        let (mut exact, mut loose) =
+            (HashMap::<String, Vec<usize>>::new(), HashMap::<String, Vec<usize>>::new());
+        for (index, row) in table.rows.iter().enumerate() {
+            let key = example_key(&row.values, &roles);
+            let normalized = words(&key);
+            if !normalized.is_empty() {
+                loose.entry(normalized).or_default().push(index);
+                exact.entry(key).or_default().push(index);
+            }
         }
-        if let Some(line) = exact.get(&key) {
-            same.push((row.line, *line, key));
-        } else if let Some(line) = loose.get(&normalized) {
-            alike.push((row.line, *line, key));
+        SharedTexts {
+            table,
+            roles,
+            exact,
+            loose,
+            exact_lines: vec![None; rows],
+            loose_lines: vec![None; rows],
         }
     }
-    let total = other.0.rows.len();
-    let path = &other.0.path;
+
+    /// Looks among some training texts.
+    pub fn observe(&mut self, training: (&Table, &Roles)) {
+        for row in &training.0.rows {
+            let key = example_key(&row.values, training.1);
+            for &index in self.loose.get(&words(&key)).into_iter().flatten() {
+                self.loose_lines[index].get_or_insert(row.line);
+            }
+            for &index in self.exact.get(&key).into_iter().flatten() {
+                self.exact_lines[index].get_or_insert(row.line);
+            }
+        }
+    }
+
+    /// What was found, `training` being the training file. Returns the lines of the table whose texts are shared, each with
+    /// the line there.
+    pub fn finish(self, training: &Path, findings: &mut Vec<Finding>) -> HashMap<u64, u64> {
+        let (mut same, mut alike) = (Vec::new(), Vec::new());
+        for (index, row) in self.table.rows.iter().enumerate() {
+            let key = || example_key(&row.values, &self.roles);
+            if let Some(line) = self.exact_lines[index] {
+                same.push((row.line, line, key()));
+            } else if let Some(line) = self.loose_lines[index] {
+                alike.push((row.line, line, key()));
+            }
+        }
+        tell_of_shared(self.table, &name(training), (&same, &alike), findings);
+        same.iter().chain(&alike).map(|(line, there, _)| (*line, *there)).collect()
+    }
+}
+
+/// A shared text: its line, the line in the training file, the text.
+type Shared = (u64, u64, String);
+
+fn tell_of_shared(
+    other: &Table,
+    file: &str,
+    (same, alike): (&[Shared], &[Shared]),
+    findings: &mut Vec<Finding>,
+) {
+    let total = other.rows.len();
+    let path = &other.path;
     if let Some((line, there, text)) = same.first() {
         let message = if same.len() == total {
             format!("every text stands in {file} too")

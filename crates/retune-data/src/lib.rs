@@ -29,9 +29,11 @@ mod roles;
 mod scan;
 mod similar;
 mod split;
+mod stream;
 mod table;
 mod text_augment;
 mod token_cache;
+mod token_stream;
 mod tokenize;
 mod tokenizer_files;
 mod tokens;
@@ -45,7 +47,7 @@ pub use error::{DataError, nearest};
 pub use export::{dataset_hash, write_delimited, write_json_lines, write_table};
 pub use finding::{Finding, Severity};
 pub use labels::LabelSet;
-pub use leakage::{check_groups, check_splits};
+pub use leakage::{SharedTexts, check_groups, check_splits};
 pub use length::{LengthPercentiles, LengthPolicy, LengthReport, OverLength};
 pub use paraphrase::{ParaphraseReport, Paraphrases, paraphrase_id};
 pub use parquet_writer::{FeatureColumn, write_parquet};
@@ -53,12 +55,14 @@ pub use profile::{
     Bin, ClassProfile, ColumnKind, ColumnProfile, ColumnRole, Distribution, PictureProfile, RowProfile,
     TableProfile, profile_table,
 };
-pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_table};
+pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_pieces, read_table};
 pub use roles::{Modality, RoleOverrides, Roles, TargetKind, infer_modality, infer_roles};
 pub use similar::{Contents, Similar, similar_texts, similar_to};
 pub use split::{Split, SplitOptions, hold_out, hold_out_latest, k_fold};
+pub use stream::{PIECE_ROWS, StreamSample, StreamedTexts, TextStream};
 pub use table::{Row, Table, Value};
 pub use text_augment::TextAugmentation;
 pub use token_cache::{TOKENS, TokenAbout, TokenCache, TokenCacheUse, TokenSet, list_tokens, tidy_tokens};
+pub use token_stream::{StreamSource, TokenStream};
 pub use tokenize::{EncodedDataset, Encoding, TextTokenizer, TokenSequence};
 pub use tokens::{Sequence, TokenColumns, TokenFile};

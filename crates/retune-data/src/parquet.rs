@@ -1,4 +1,4 @@
-//! Apache Parquet to a [`Table`], by the `parquet` crate's row reader: flat columns and lists of flat values.
+//! Apache Parquet to rows, by the `parquet` crate's row reader: flat columns and lists of flat values.
 //!
 //! A row's "line" is its number, counted from 1. Snappy, gzip, zstd and uncompressed files are read.
 
@@ -6,33 +6,43 @@ use crate::csv::refuse_duplicates;
 use crate::error::DataError;
 use crate::finding::Finding;
 use crate::image::{Picture, PictureSource, is_picture};
-use crate::read::{BadRows, ReadOptions};
-use crate::table::{Row, Table, Value};
+use crate::read::{BadRows, ReadOptions, RowSink};
+use crate::table::{Row, Value};
 use ::parquet::errors::ParquetError;
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use ::parquet::record::Field;
 use bytes::Bytes;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Reads a whole Parquet file.
-pub(crate) fn read(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, DataError> {
+/// Reads a Parquet file, out of memory or as it lies on disk.
+pub(crate) fn read<R: ChunkReader + 'static>(
+    path: &Path,
+    source: R,
+    options: &ReadOptions,
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     // The decoder asserts on some damaged files; to a caller that is one more way of being unreadable.
-    catch_unwind(AssertUnwindSafe(|| read_rows(path, Bytes::from(bytes), options))).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| read_rows(path, source, options, rows))).unwrap_or_else(|_| {
         Err(DataError::refused(Finding::error("parquet", path, "the file is damaged: its decoder gave up")))
     })
 }
 
-fn read_rows(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Table, DataError> {
+fn read_rows<R: ChunkReader + 'static>(
+    path: &Path,
+    source: R,
+    options: &ReadOptions,
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     let unreadable = |error: ParquetError| {
         DataError::refused(Finding::error("parquet", path, format!("not a readable Parquet file: {error}")))
     };
-    let reader = SerializedFileReader::new(bytes).map_err(unreadable)?;
+    let reader = SerializedFileReader::new(source).map_err(unreadable)?;
     let schema = reader.metadata().file_metadata().schema();
     let columns: Vec<String> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     refuse_duplicates(path, 1, &columns)?;
-    let mut rows = Vec::new();
+    rows.columns.clone_from(&columns);
     let mut findings = Vec::new();
     let mut bad_rows = BadRows::new(path, options);
     for (index, row) in reader.get_row_iter(None).map_err(unreadable)?.enumerate() {
@@ -48,7 +58,7 @@ fn read_rows(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Table, 
             })
             .collect();
         match values {
-            Ok(values) if values.len() == columns.len() => rows.push(Row { line, values }),
+            Ok(values) if values.len() == columns.len() => rows.push(Row { line, values })?,
             Ok(values) => {
                 let message = format!("expected {} values, found {}", columns.len(), values.len());
                 bad_rows.push(Finding::error("ragged-row", path, message).at_line(line))?;
@@ -60,7 +70,8 @@ fn read_rows(path: &Path, bytes: Bytes, options: &ReadOptions) -> Result<Table, 
     if rows.is_empty() {
         return Err(DataError::refused(Finding::error("no-rows", path, "the file has no rows")));
     }
-    Ok(Table { path: path.to_path_buf(), columns, rows, findings })
+    rows.findings.extend(findings);
+    Ok(())
 }
 
 fn value(field: Field) -> Result<Value, String> {

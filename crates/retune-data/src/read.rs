@@ -1,13 +1,15 @@
 //! Opening a data file of any format the crate knows.
 //!
 //! Chooses the reader by the name's extension, else by the content, and applies one policy to broken rows
-//! whatever the format. The whole file is read into memory.
+//! whatever the format. The whole file is read into memory, or piece by piece.
 
 use crate::error::{DataError, nearest};
 use crate::finding::{Finding, Severity, count};
 use crate::image::{is_idx, read_cifar, read_folder, read_idx};
-use crate::table::{Table, Value};
+use crate::stream::{PIECE_BYTES, row_bytes};
+use crate::table::{Row, Table, Value};
 use crate::{csv, encoding, jsonl, parquet};
+use retune_checkpoint::FileBytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -214,24 +216,152 @@ fn parse(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, Da
         return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
     }
     let format = format_of(path, &bytes, options);
+    let into_table = |read: &dyn Fn(&mut RowSink<'_>) -> Result<(), DataError>| RowSink::table(path, read);
     match format {
-        Format::Parquet => return parquet::read(path, bytes, options),
+        Format::Parquet => {
+            let bytes = bytes::Bytes::from(bytes);
+            return into_table(&|rows| parquet::read(path, bytes.clone(), options, rows));
+        }
         Format::Cifar10 | Format::Cifar100 => return read_cifar(path, &bytes, format),
         Format::Idx => return read_idx(path, &bytes),
         _ => {}
     }
     let text = encoding::decode(path, bytes, options.encoding.as_deref())?;
+    into_table(&|rows| read_text(path, &text, format, options, rows))
+}
+
+/// Reads a decoded text file.
+fn read_text(
+    path: &Path,
+    text: &str,
+    format: Format,
+    options: &ReadOptions,
+    rows: &mut RowSink<'_>,
+) -> Result<(), DataError> {
     match format {
         Format::Csv | Format::Parquet | Format::Cifar10 | Format::Cifar100 | Format::Idx => {
-            csv::read(path, &text, options, false)
+            csv::read(path, text, options, false, rows)
         }
         Format::Tsv => {
             let delimiter = Some(options.delimiter.unwrap_or(b'\t'));
-            csv::read(path, &text, &ReadOptions { delimiter, ..options.clone() }, false)
+            csv::read(path, text, &ReadOptions { delimiter, ..options.clone() }, false, rows)
         }
-        Format::Jsonl => jsonl::read_lines(path, &text, options),
-        Format::Json => jsonl::read_array(path, &text, options),
-        Format::LabelSpaceText => csv::read(path, &text, options, true),
+        Format::Jsonl => jsonl::read_lines(path, text, options, rows),
+        Format::Json => jsonl::read_array(path, text, options, rows),
+        Format::LabelSpaceText => csv::read(path, text, options, true, rows),
+    }
+}
+
+/// Reads a data file of texts piece by piece, so that no more than `piece_rows` rows are in memory: `take` is given tables
+/// of consecutive rows. What the reader noticed about the whole file comes at the end.
+///
+/// The text file is mapped into memory meanwhile and must be UTF-8; a Parquet file is read row group by row group.
+///
+/// # Errors
+/// As [`read_table`], where `take` fails, and [`DataError::Setting`] for what needs the whole file in memory: another
+/// encoding, a JSON array, filled or dropped cells.
+pub fn read_pieces(
+    path: &Path,
+    options: &ReadOptions,
+    piece_rows: usize,
+    take: &mut dyn FnMut(Table) -> Result<(), DataError>,
+) -> Result<Vec<Finding>, DataError> {
+    let refuse =
+        |what: &str| Err(DataError::Setting(format!("{} cannot be streamed: {what}", path.display())));
+    if !options.fill_missing.is_empty()
+        || !options.drop_missing.is_empty()
+        || !options.refuse_missing.is_empty()
+    {
+        return refuse("fill_missing, drop_missing and refuse_missing need the whole file in memory");
+    }
+    let file =
+        FileBytes::open(path).map_err(|error| DataError::reading(path, std::io::Error::other(error)))?;
+    let bytes = file.bytes();
+    if bytes.is_empty() {
+        return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
+    }
+    let format = format_of(path, bytes, options);
+    let mut rows = RowSink::new(path, piece_rows, take);
+    match format {
+        Format::Parquet => {
+            let file = std::fs::File::open(path).map_err(|source| DataError::reading(path, source))?;
+            parquet::read(path, file, options, &mut rows)?;
+        }
+        Format::Json => return refuse("a JSON array is read as a whole; write one object a line (.jsonl)"),
+        Format::Cifar10 | Format::Cifar100 | Format::Idx => return refuse("it holds pictures"),
+        _ => {
+            let text = encoding::utf8(path, bytes, options.encoding.as_deref())?;
+            read_text(path, text, format, options, &mut rows)?;
+        }
+    }
+    rows.finish()
+}
+
+/// Where a reader's rows go: piece by piece to whoever takes them.
+pub(crate) struct RowSink<'a> {
+    path: &'a Path,
+    /// The columns so far.
+    pub columns: Vec<String>,
+    /// What the reader noticed.
+    pub findings: Vec<Finding>,
+    rows: Vec<Row>,
+    bytes: usize,
+    taken: usize,
+    piece_rows: usize,
+    take: &'a mut dyn FnMut(Table) -> Result<(), DataError>,
+}
+
+impl<'a> RowSink<'a> {
+    fn new(
+        path: &'a Path,
+        piece_rows: usize,
+        take: &'a mut dyn FnMut(Table) -> Result<(), DataError>,
+    ) -> Self {
+        let (columns, findings, rows) = (Vec::new(), Vec::new(), Vec::new());
+        RowSink { path, columns, findings, rows, bytes: 0, taken: 0, piece_rows: piece_rows.max(1), take }
+    }
+
+    /// All rows that `read` gives as one table.
+    pub fn table(
+        path: &Path,
+        read: impl FnOnce(&mut RowSink<'_>) -> Result<(), DataError>,
+    ) -> Result<Table, DataError> {
+        let mut keep = |_: Table| Ok(());
+        let mut sink = RowSink::new(path, usize::MAX, &mut keep);
+        read(&mut sink)?;
+        let RowSink { columns, findings, mut rows, .. } = sink;
+        rows.iter_mut().for_each(|row| row.values.resize(columns.len(), Value::Null));
+        Ok(Table { path: path.to_path_buf(), columns, rows, findings })
+    }
+
+    pub fn push(&mut self, row: Row) -> Result<(), DataError> {
+        if self.piece_rows < usize::MAX {
+            self.bytes += row_bytes(&row);
+        }
+        self.rows.push(row);
+        if self.rows.len() >= self.piece_rows || self.bytes >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.taken == 0
+    }
+
+    fn flush(&mut self) -> Result<(), DataError> {
+        let (columns, mut rows) = (self.columns.clone(), std::mem::take(&mut self.rows));
+        rows.iter_mut().for_each(|row| row.values.resize(columns.len(), Value::Null));
+        self.taken += rows.len();
+        self.bytes = 0;
+        (self.take)(Table { path: self.path.to_path_buf(), columns, rows, findings: Vec::new() })
+    }
+
+    fn finish(mut self) -> Result<Vec<Finding>, DataError> {
+        if !self.rows.is_empty() {
+            self.flush()?;
+        }
+        Ok(self.findings)
     }
 }
 

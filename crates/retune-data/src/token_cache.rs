@@ -45,6 +45,14 @@ pub struct TokenAbout {
     pub version: String,
 }
 
+impl TokenAbout {
+    /// Writes it into the tokens' folder.
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
+        let json = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        write_atomic(&folder.join(ABOUT), |file| file.write_all(&json)).map_err(io::Error::other)
+    }
+}
+
 /// Where token ids are kept.
 #[derive(Clone, Debug)]
 pub struct TokenCache {
@@ -89,7 +97,7 @@ impl TokenCache {
             return Ok((in_memory()?, done));
         }
         let folder = self.root.join(key(tokenizer, examples, policy)?);
-        match find(&folder, examples.len(), &mut done.failures) {
+        match find(&folder, Some(examples.len()), &mut done.failures) {
             Ok(Some(columns)) => {
                 done.found = true;
                 return Ok((columns, done));
@@ -140,7 +148,12 @@ impl TokenCache {
 
     /// Begins a file in a key's folder, after making room by removing what was not used for longest. At most half of what
     /// is free on the disk is taken; `None` if there is no room.
-    fn begin(&self, folder: &Path, about: &TokenAbout, bytes: u64) -> io::Result<Option<TokenFile>> {
+    pub(crate) fn begin(
+        &self,
+        folder: &Path,
+        about: &TokenAbout,
+        bytes: u64,
+    ) -> io::Result<Option<TokenFile>> {
         std::fs::create_dir_all(&self.root)?;
         let free = available_space(&self.root).map_err(io::Error::other)?;
         if bytes > self.limit || bytes > free / 2 {
@@ -149,8 +162,7 @@ impl TokenCache {
         let others: Vec<TokenSet> = sets(&self.root)?.into_iter().filter(|set| set.path != folder).collect();
         remove_oldest(entries(&others), self.limit - bytes)?;
         std::fs::create_dir_all(folder)?;
-        let json = serde_json::to_vec_pretty(about).map_err(io::Error::other)?;
-        write_atomic(&folder.join(ABOUT), |file| file.write_all(&json)).map_err(io::Error::other)?;
+        about.write(folder)?;
         std::fs::write(folder.join(USED), b"")?;
         TokenFile::create(folder).map(Some)
     }
@@ -178,18 +190,27 @@ fn key(
             hasher.update(text.map_or("", String::as_str));
         }
     }
-    Ok(hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hasher.finalize()))
 }
 
-/// The tokens in a key's folder. Damaged files are told of and removed.
-fn find(folder: &Path, texts: usize, failures: &mut Vec<String>) -> io::Result<Option<TokenColumns>> {
+/// The name of a folder by a hash.
+pub(crate) fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The tokens in a key's folder, of so many texts if that is known. Damaged files are told of and removed.
+pub(crate) fn find(
+    folder: &Path,
+    texts: Option<usize>,
+    failures: &mut Vec<String>,
+) -> io::Result<Option<TokenColumns>> {
     if !folder.is_dir() {
         return Ok(None);
     }
     for path in files(folder)? {
         match extension(&path) {
             SUFFIX => match TokenColumns::open(&path) {
-                Ok(columns) if columns.len() == texts => {
+                Ok(columns) if texts.is_none_or(|texts| columns.len() == texts) => {
                     std::fs::write(folder.join(USED), b"")?;
                     return Ok(Some(columns));
                 }

@@ -14,8 +14,12 @@ pub(crate) struct Copies {
 impl Copies {
     /// Looks for copies, with so many threads.
     pub fn find(trainee: &ModalTrainee, split: Split, threads: usize) -> Self {
+        let streamed = trainee.streamed();
         let known: &[Split] = match split {
             Split::Train => &[],
+            // Of streamed texts it is known which they share with other splits but for case, punctuation and spacing.
+            Split::Validation if streamed.is_some() => &[],
+            Split::Test if streamed.is_some() => &[Split::Validation],
             Split::Validation => &[Split::Train],
             Split::Test => &[Split::Train, Split::Validation],
         };
@@ -37,7 +41,17 @@ impl Copies {
             None => vec![None; trainee.samples(split)],
         };
         let found = pairs.into_iter().map(|pair| pair.map(|pair| describe(pair.first, pair.similarity)));
-        Self { found: found.collect() }
+        let mut found: Vec<Option<Value>> = found.collect();
+        let shared = streamed.and_then(|rows| Some((rows.texts.path(), rows.copies.get(&split)?)));
+        if let (Some((file, lines)), Some(text)) = (shared, trainee.text()) {
+            for (sample, found) in found.iter_mut().enumerate() {
+                if let Some(line) = lines.get(&text.splits[&split].rows.line(sample)) {
+                    *found =
+                        Some(json!({ "line": line, "file": file.display().to_string(), "similarity": 1.0 }));
+                }
+            }
+        }
+        Self { found }
     }
 
     /// How many samples are copies.

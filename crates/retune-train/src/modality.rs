@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::image::ImageTrainee;
-use crate::text::TextTrainee;
+use crate::text::{StreamedRows, TextRows, TextSplit, TextTrainee};
 use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, Split, Trainee};
 
 /// A model with its data, of one of the modalities.
@@ -83,13 +83,27 @@ impl ModalTrainee {
         }
         match self {
             Self::Text(text) => {
-                text.splits.iter().map(|(&split, data)| summary(split, &data.dataset)).collect()
+                let summary = |(&split, data): (&Split, &TextSplit)| SplitSummary {
+                    split,
+                    path: data.rows.path().to_owned(),
+                    samples: data.rows.len(),
+                    class_counts: data.rows.class_counts(),
+                };
+                text.splits.iter().map(summary).collect()
             }
             Self::Image(image) => image.splits.iter().map(|(&split, data)| summary(split, data)).collect(),
         }
     }
 
-    /// What the samples of a split say; nothing if there is no such split.
+    /// The training rows, if they were streamed: what they say is not known any more.
+    pub(crate) fn streamed(&self) -> Option<&StreamedRows> {
+        match &self.text()?.splits.get(&Split::Train)?.rows {
+            TextRows::Streamed(rows) => Some(rows),
+            TextRows::InMemory(_) => None,
+        }
+    }
+
+    /// What the samples of a split say; nothing if there is no such split, or its texts were streamed.
     pub(crate) fn contents(&self, split: Split) -> Contents {
         match self {
             Self::Text(text) => {
@@ -97,7 +111,8 @@ impl ModalTrainee {
                     Some(pair) => format!("{}\u{1f}{pair}", example.text),
                     None => example.text.clone(),
                 };
-                let examples = text.splits.get(&split).map(|split| &split.dataset.examples);
+                let dataset = text.splits.get(&split).and_then(|split| split.rows.dataset());
+                let examples = dataset.map(|dataset| &dataset.examples);
                 Contents::Texts(examples.into_iter().flatten().map(text_of).collect())
             }
             Self::Image(image) => {
@@ -113,7 +128,7 @@ impl ModalTrainee {
             dataset.examples.iter().map(Example::line).collect()
         }
         match self {
-            Self::Text(text) => text.splits.get(&split).map(|split| lines(&split.dataset)),
+            Self::Text(text) => text.splits.get(&split).map(|split| split.rows.lines()),
             Self::Image(image) => image.splits.get(&split).map(lines),
         }
         .unwrap_or_default()
@@ -124,7 +139,14 @@ impl ModalTrainee {
     pub(crate) fn source_row(&self, split: Split, index: usize) -> Map<String, Value> {
         match self {
             Self::Text(text) => {
-                let dataset = &text.splits[&split].dataset;
+                let rows = &text.splits[&split].rows;
+                let Some(dataset) = rows.dataset() else {
+                    let about = [
+                        ("line", json!(rows.line(index))),
+                        ("file", json!(rows.path().display().to_string())),
+                    ];
+                    return about.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                };
                 let example = &dataset.examples[index];
                 let content = [("text", json!(example.text)), ("text_pair", json!(example.text_pair))];
                 source_row(dataset, index, content)

@@ -6,6 +6,7 @@ mod batches;
 mod data;
 mod image;
 mod paraphrases;
+mod stream;
 mod text;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use retune_checkpoint::hub::{ResolveOptions, resolve};
 use retune_checkpoint::{LoadReport, ModelConfig, Weights, hash_file};
-use retune_data::{Dataset, Example, Finding, LengthReport, Modality};
+use retune_data::{Finding, LengthReport, Modality};
 use retune_kernels::{Cpu, Isa};
 use retune_models::LoraConfig;
 use retune_models::vision::ImageConfig;
@@ -22,6 +23,7 @@ use retune_tasks::metrics::{METRICS, Metric};
 use retune_tasks::{ClassificationTask, ProblemType};
 use retune_tensor::{Context, Precision};
 
+use data::TrainingData;
 pub use data::read_options;
 pub(crate) use data::{read_with_roles, require_labels, role_overrides, training_path};
 pub(crate) use image::check_test_time;
@@ -303,9 +305,8 @@ fn hash_inputs(
 }
 
 /// Writes what was inferred or left to a default into the recipe, so that its lock says what was done.
-fn record_choices<E: Example>(recipe: &mut Recipe, train: &Dataset<E>, task: &ClassificationTask) {
-    let roles = train.roles();
-    let names = train.column_names();
+fn record_choices(recipe: &mut Recipe, train: &TrainingData<'_>, task: &ClassificationTask) {
+    let TrainingData { roles, column_names: names, .. } = train;
     let name = |column: usize| names[column].clone();
     match roles.modality {
         Modality::Text => recipe.data.text_column = Some(name(roles.content)),

@@ -242,7 +242,11 @@ impl Reviewed {
     fn new(trainee: &ModalTrainee, folds: usize, options: &SplitOptions) -> Result<Self, DataError> {
         match trainee {
             ModalTrainee::Text(text) => {
-                let dataset = &text.splits[&Split::Train].dataset;
+                let Some(dataset) = text.splits[&Split::Train].rows.dataset() else {
+                    return Err(DataError::Setting(
+                        "data.stream keeps no texts to review; leave it out".to_owned(),
+                    ));
+                };
                 let content = |example: &TextExample| (example.text.clone(), example.text_pair.clone());
                 Self::of(dataset, dataset.examples.iter().map(content).collect(), folds, options)
             }

@@ -1,13 +1,14 @@
 //! Text: encoded splits and a text classifier, as the loop sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use retune_autograd::{Pooling, Var};
 use retune_data::image::{PictureLoader, ViewKey};
 use retune_data::{
-    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Sequence, Target, TextAugmentation, TextDataset,
-    TextExample, TextTokenizer, TokenSequence,
+    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Sequence, StreamedTexts, Target, TextAugmentation,
+    TextDataset, TextExample, TextTokenizer, TokenSequence,
 };
 use retune_models::text::{TextClassifier, TokenBatch};
 use retune_nn::{Forward, Randomness};
@@ -17,12 +18,88 @@ use sha2::{Digest, Sha256};
 use crate::TrainError;
 use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
 
-/// A split's examples with their token ids.
+/// A split's rows with their token ids.
 pub struct TextSplit {
-    /// The examples.
-    pub dataset: Arc<TextDataset>,
+    /// The rows.
+    pub rows: TextRows,
     /// Their token ids.
     pub encoded: EncodedDataset,
+}
+
+/// What is known of a split's rows beside their token ids.
+pub enum TextRows {
+    /// Everything.
+    InMemory(Arc<TextDataset>),
+    /// Lines and targets: the texts were streamed.
+    Streamed(Box<StreamedRows>),
+}
+
+/// Training rows that were streamed.
+pub struct StreamedRows {
+    /// What is known of each.
+    pub texts: StreamedTexts,
+    /// The lines of other splits whose texts stand among them too, each with the line there.
+    pub copies: BTreeMap<Split, HashMap<u64, u64>>,
+}
+
+impl TextRows {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::InMemory(dataset) => dataset.len(),
+            Self::Streamed(rows) => rows.texts.len(),
+        }
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Their file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::InMemory(dataset) => dataset.path(),
+            Self::Streamed(rows) => rows.texts.path(),
+        }
+    }
+
+    /// Rows per class.
+    pub fn class_counts(&self) -> Vec<usize> {
+        match self {
+            Self::InMemory(dataset) => dataset.class_counts(),
+            Self::Streamed(rows) => rows.texts.class_counts(),
+        }
+    }
+
+    /// A row's line in the file.
+    pub fn line(&self, row: usize) -> u64 {
+        match self {
+            Self::InMemory(dataset) => dataset.examples[row].line,
+            Self::Streamed(rows) => rows.texts.line(row),
+        }
+    }
+
+    /// Each row's line in the file.
+    pub fn lines(&self) -> Vec<u64> {
+        (0..self.len()).map(|row| self.line(row)).collect()
+    }
+
+    /// What a row should be answered with.
+    pub fn target(&self, row: usize) -> &Target {
+        match self {
+            Self::InMemory(dataset) => &dataset.examples[row].target,
+            Self::Streamed(rows) => rows.texts.target(row),
+        }
+    }
+
+    /// The rows with their texts, unless these were streamed.
+    pub fn dataset(&self) -> Option<&Arc<TextDataset>> {
+        match self {
+            Self::InMemory(dataset) => Some(dataset),
+            Self::Streamed(_) => None,
+        }
+    }
 }
 
 /// Random views of training texts.
@@ -130,7 +207,7 @@ impl TextTrainee {
         views: Option<TextViews>,
         workers: usize,
     ) -> Result<Self, TrainError> {
-        let train = splits.get(&Split::Train).map(|train| Arc::clone(&train.dataset));
+        let train = splits.get(&Split::Train).and_then(|train| train.rows.dataset()).map(Arc::clone);
         let ahead = |(views, train): (TextViews, Arc<TextDataset>)| {
             let make = move |view: &View| {
                 let sample = view.sample as usize;
@@ -187,7 +264,7 @@ impl TextTrainee {
 
 impl Trainee for TextTrainee {
     fn samples(&self, split: Split) -> usize {
-        self.splits.get(&split).map_or(0, |split| split.dataset.len())
+        self.splits.get(&split).map_or(0, |split| split.rows.len())
     }
 
     fn length(&self, split: Split, sample: u32) -> u32 {
@@ -195,12 +272,12 @@ impl Trainee for TextTrainee {
     }
 
     fn target(&self, split: Split, sample: u32) -> &Target {
-        &self.split(split).dataset.examples[sample as usize].target
+        self.split(split).rows.target(sample as usize)
     }
 
     fn origin(&self, split: Split, sample: u32) -> String {
-        let dataset = &self.split(split).dataset;
-        format!("{}:{}", dataset.path().display(), dataset.examples[sample as usize].line)
+        let rows = &self.split(split).rows;
+        format!("{}:{}", rows.path().display(), rows.line(sample as usize))
     }
 
     /// Token ids are at hand; only views of texts that are augmented are made ahead.
@@ -229,7 +306,7 @@ impl Trainee for TextTrainee {
     /// The different token ids of training texts, unless views of them have others.
     fn rows_looked_up(&self) -> Option<usize> {
         let train = self.splits.get(&Split::Train).filter(|_| self.views.is_none())?;
-        let samples = 0..train.dataset.len() as u32;
+        let samples = 0..train.rows.len() as u32;
         let windows = samples.flat_map(|sample| self.windows(Split::Train, sample));
         let mut is_known = vec![false; self.model.sizes().vocab_size];
         windows.flat_map(|(ids, _)| ids).for_each(|&id| is_known[id as usize] = true);

@@ -210,13 +210,13 @@ impl<'a> Sheet<'a> {
             let report = &text_split.encoded.report;
             table.row([
                 split.name().to_owned(),
-                count(text_split.dataset.len()),
+                count(text_split.rows.len()),
                 count(report.tokens),
                 count(report.percentiles.p50),
                 count(report.percentiles.p95),
                 count(report.longest),
                 count(report.truncated),
-                text_split.dataset.path().display().to_string(),
+                text_split.rows.path().display().to_string(),
             ]);
         }
         let data = &self.prepared.recipe.data;

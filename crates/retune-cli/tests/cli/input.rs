@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::features::assert_same_result;
-use crate::workspace::{Workspace, files_below};
+use crate::resume::{standing, start, start_fit, wait_until};
+use crate::workspace::{Workspace, files_below, rows};
 
 const ON: &str = "token_cache=on";
 const OFF: &str = "token_cache=off";
@@ -174,4 +175,117 @@ fn views_made_ahead_are_the_same_for_any_number_of_workers() {
         workspace.fit(workers, &[&overrides[..], &[&format!("workers={workers}")]].concat());
         assert_same_result(&workspace, "none", workers, "workers");
     }
+}
+
+/// Weights and losses: near copies in the predictions are looked for among texts that are in memory alone.
+#[track_caller]
+fn assert_same_training(workspace: &Workspace, expected: &str, actual: &str) {
+    let weights = |folder: &str| workspace.bytes(&format!("{folder}/model.safetensors"));
+    assert!(weights(expected) == weights(actual), "{actual}");
+    let losses = |folder: &str| {
+        let log = workspace.json_lines(&format!("{folder}/log.jsonl"));
+        let steps = log.into_iter().filter(|line| line["event"] == "step_ended");
+        steps.map(|line| line["loss"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(expected), losses(actual), "{actual}");
+}
+
+#[test]
+fn streamed_training_texts_give_the_same_bits() {
+    for reading in [
+        &["strategy.method=full", "num_train_epochs=1"][..],
+        &["strategy.method=head", "max_length=8", "over_length=window", "stride=1", "class_weights=balanced"],
+    ] {
+        let workspace = Workspace::new();
+        workspace.fit("memory", reading);
+        workspace.fit("cold", &[reading, &["stream=true"][..]].concat());
+        assert_eq!(token_files(&workspace).len(), 1, "the training texts'");
+        workspace
+            .fit("warm", &[reading, &["stream=true"][..]].concat())
+            .saying(&["token ids found in the cache"]);
+        workspace.retune(&["cache", "clear"]).succeeded();
+        workspace.fit("off", &[reading, &["stream=true", OFF][..]].concat());
+        assert!(token_files(&workspace).is_empty(), "what is mapped needs no name");
+        for folder in ["cold", "warm", "off"] {
+            assert_same_training(&workspace, "memory", folder);
+        }
+    }
+}
+
+#[test]
+fn json_lines_are_streamed_like_csv() {
+    let workspace = Workspace::new();
+    let overrides = ["strategy.method=head", "num_train_epochs=1", "feature_cache=off"];
+    workspace.fit("csv", &overrides);
+    let mut lines = String::new();
+    for row in workspace.read("train.csv").lines().skip(1) {
+        let cells: Vec<&str> = row.split(',').collect();
+        let object = json!({ "ticket": cells[0], "message": cells[1], "topic": cells[2] });
+        lines.push_str(&format!("{object}\n"));
+    }
+    workspace.write("train.jsonl", &lines);
+    workspace.fit("jsonl", &[&overrides[..], &["data.train=train.jsonl", "stream=true"]].concat());
+    assert!(workspace.bytes("csv/model.safetensors") == workspace.bytes("jsonl/model.safetensors"));
+}
+
+#[test]
+fn a_file_of_several_pieces_is_streamed_to_the_same_bits() {
+    let workspace = Workspace::new();
+    workspace.write("train.csv", &rows("train", 20_000));
+    let overrides = ["strategy.method=full", "max_steps=12", "group_by_length=true"];
+    workspace.fit("memory", &overrides);
+    workspace.fit("streamed", &[&overrides[..], &["stream=true"]].concat());
+    assert_same_training(&workspace, "memory", "streamed");
+}
+
+#[test]
+fn a_streamed_run_that_was_killed_is_resumed_to_the_same_bits_with_its_token_ids_or_without() {
+    for is_cleared in [false, true] {
+        let workspace = Workspace::new();
+        let overrides = ["strategy.method=full", "stream=true", "save_steps=5", "num_train_epochs=3"];
+        workspace.fit("whole", &overrides);
+        let files = token_files(&workspace);
+        let mut child = start_fit(&workspace, "killed", &overrides);
+        wait_until(&mut child, || standing(&workspace, "killed").0 >= 6);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if is_cleared {
+            workspace.retune(&["cache", "clear"]).succeeded();
+        }
+        assert!(start(&workspace, &["resume", "killed"]).wait().unwrap().success());
+        assert_same_result(&workspace, "whole", "killed", "killed and resumed");
+        assert_eq!(token_files(&workspace), files, "the same key, though the recipe now names its columns");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_streamed_data_is_refused_with_its_line_and_what_needs_texts_with_advice() {
+    let workspace = Workspace::new();
+    let train = workspace.read("train.csv");
+    let refused = |code: i32, overrides: &[&str], words: &[&str]| {
+        let arguments =
+            [&["fit", "recipe.toml", "output_dir=refused", "stream=true"][..], overrides].concat();
+        workspace.retune(&arguments).exited(code).saying(words);
+    };
+    refused(2, &["word_dropout=0.1"], &["data.stream", "augmentation of texts"]);
+    let recipe = workspace.read("recipe.toml");
+    workspace
+        .write("recipe.toml", &recipe.replace("validation = \"validation.csv\"", "validation_split = 0.1"));
+    refused(2, &[], &["data.stream", "data.validation_split", "name it in data.validation"]);
+    workspace.write("recipe.toml", &recipe);
+    refused(2, &["group_column=topic"], &["data.stream", "data.group_column"]);
+    refused(2, &["drop_missing=[\"topic\"]"], &["train.csv cannot be streamed", "drop_missing"]);
+    refused(2, &["token_cache_disk_bytes=10"], &["token_cache_disk_bytes", "no room"]);
+    let mut lines: Vec<&str> = train.lines().collect();
+    lines[40] = "train-39,a text without a topic,";
+    workspace.write("train.csv", &lines.join("\n"));
+    refused(3, &[], &["train.csv:41", "missing-label"]);
+    workspace
+        .fit("dropped", &["stream=true", "missing_label=drop", "num_train_epochs=1"])
+        .saying(&["1 row left out"]);
+    // A text of the test data among those that were streamed is a copy.
+    let shared = workspace.read("test.csv").lines().nth(3).unwrap().to_owned();
+    workspace.write("train.csv", &format!("{train}\n{shared}\n").replace("\n\n", "\n"));
+    workspace.fit("copied", &["stream=true", "num_train_epochs=1"]);
+    assert_eq!(workspace.json("copied/metrics.json")["test_copies"], 1);
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use retune_data::image::{PictureOptions, check_pictures, open_pictures};
 use retune_data::{
     CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, LabelSet, Modality, OnMissing,
-    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, check_groups, check_splits,
-    check_table, hold_out, hold_out_latest, infer_roles, k_fold, read_table,
+    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, StreamedTexts, Table, TargetKind,
+    check_groups, check_splits, check_table, hold_out, hold_out_latest, infer_roles, k_fold, read_table,
 };
 use retune_tasks::{ClassificationTask, ProblemType};
 
@@ -237,11 +237,50 @@ pub(super) fn labels_of_model(of_model: Option<&LabelSet>, data: &LabelSet) -> O
     same.then(|| labels.clone())
 }
 
-pub(super) fn make_task<E: Example>(
+/// What the task and the recipe's record need to know of training data.
+pub(super) struct TrainingData<'a> {
+    pub(super) path: &'a Path,
+    pub(super) samples: usize,
+    pub(super) roles: &'a Roles,
+    pub(super) column_names: &'a [String],
+    pub(super) labels: &'a LabelSet,
+    pub(super) value_names: &'a [String],
+    pub(super) class_counts: Vec<usize>,
+}
+
+impl<'a, E: Example> From<&'a Dataset<E>> for TrainingData<'a> {
+    fn from(train: &'a Dataset<E>) -> Self {
+        Self {
+            path: train.path(),
+            samples: train.len(),
+            roles: train.roles(),
+            column_names: train.column_names(),
+            labels: &train.labels,
+            value_names: &train.value_names,
+            class_counts: train.class_counts(),
+        }
+    }
+}
+
+impl<'a> From<&'a StreamedTexts> for TrainingData<'a> {
+    fn from(train: &'a StreamedTexts) -> Self {
+        Self {
+            path: train.path(),
+            samples: train.len(),
+            roles: train.roles(),
+            column_names: train.column_names(),
+            labels: &train.labels,
+            value_names: &train.value_names,
+            class_counts: train.class_counts(),
+        }
+    }
+}
+
+pub(super) fn make_task(
     recipe: &mut Recipe,
-    train: &Dataset<E>,
+    train: &TrainingData<'_>,
 ) -> Result<ClassificationTask, TrainError> {
-    let problem_type = match train.roles().target_kind {
+    let problem_type = match train.roles.target_kind {
         Some(TargetKind::MultiLabel) => ProblemType::MultiLabelClassification,
         Some(TargetKind::Regression) => ProblemType::Regression,
         _ => ProblemType::SingleLabelClassification,
@@ -255,7 +294,7 @@ pub(super) fn make_task<E: Example>(
     if problem_type == ProblemType::SingleLabelClassification && labels.len() < 2 {
         return Err(TrainError::Setting(format!(
             "{} holds one class only ({}); a classifier needs at least two",
-            train.path().display(),
+            train.path.display(),
             labels.names().join(", ")
         )));
     }
@@ -271,24 +310,23 @@ pub(super) fn make_task<E: Example>(
 }
 
 /// Weights per class: by name, or `samples / (classes · count)` as scikit-learn balances.
-fn class_weights<E: Example>(
+fn class_weights(
     setting: &ClassWeights,
     labels: &LabelSet,
-    train: &Dataset<E>,
+    train: &TrainingData<'_>,
 ) -> Result<Option<Vec<f32>>, TrainError> {
     match setting {
         ClassWeights::None => Ok(None),
         ClassWeights::Balanced => {
-            let counts = train.class_counts();
-            let scale = train.len() as f64 / labels.len() as f64;
-            Ok(Some(counts.iter().map(|&count| (scale / count.max(1) as f64) as f32).collect()))
+            let scale = train.samples as f64 / labels.len() as f64;
+            Ok(Some(train.class_counts.iter().map(|&count| (scale / count.max(1) as f64) as f32).collect()))
         }
         ClassWeights::Table(weights) => {
             for name in weights.keys() {
                 if labels.index(name).is_none() {
                     return Err(TrainError::Setting(format!(
                         "task.class_weights names \"{name}\", which is no label of {}; its labels are {}",
-                        train.path().display(),
+                        train.path.display(),
                         labels.names().join(", ")
                     )));
                 }

@@ -17,7 +17,9 @@ use retune_tasks::ProblemType;
 use retune_tensor::Context;
 use serde_json::Map;
 
-use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
+use super::data::{
+    Tables, TrainingData, labels_of_model, make_datasets, make_task, read_tables, refuse_errors,
+};
 use super::{
     ModelLocation, PrepareOptions, Prepared, check_imbalance, check_metric, check_thresholds,
     context_threads, hash_inputs, make_context, record_choices,
@@ -58,7 +60,7 @@ pub(super) fn prepare(
     let of_model = labels_of(&config, &recipe)?;
     let make = (ImageDataset::from_pictures as fn(_, _, &_) -> _, of_model.as_ref());
     let splits = make_datasets(&recipe, options.fold, tables, make, tell)?;
-    let task = make_task(&mut recipe, &splits[&Split::Train])?;
+    let task = make_task(&mut recipe, &TrainingData::from(&splits[&Split::Train]))?;
     check_metric(&recipe, &task)?;
     check_augmentation(&recipe, &preprocessor, task.problem_type)?;
     check_imbalance(&recipe, &task)?;
@@ -107,7 +109,7 @@ pub(super) fn prepare(
     let files: Vec<PathBuf> = config.file.iter().map(|file| file.path().to_owned()).collect();
     let mut hashes = hash_inputs(&recipe, weights.as_ref(), &files)?;
     hashes.extend(picture_hashes);
-    record_choices(&mut recipe, &splits[&Split::Train], &task);
+    record_choices(&mut recipe, &TrainingData::from(&splits[&Split::Train]), &task);
     record_views(&mut recipe, &views.preprocessor);
     let workers = recipe.data.workers.unwrap_or(threads);
     let empty = || ModelConfig::from_object(&location.path, Map::new());
@@ -148,6 +150,7 @@ fn refuse_text_settings(recipe: &Recipe) -> Result<(), TrainError> {
         ("data.text_pair_column", data.text_pair_column.is_some()),
         ("data.max_length", data.max_length.is_some()),
         ("data.stride", data.stride.is_some()),
+        ("data.stream", data.stream),
         ("train.group_by_length", recipe.train.group_by_length),
         ("what is about texts in [augmentation]", !recipe.augmentation.leaves_texts()),
     ];

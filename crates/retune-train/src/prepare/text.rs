@@ -14,8 +14,11 @@ use retune_models::{LoadOptions, load_parameters};
 use retune_nn::ParameterBuilder;
 use retune_tasks::{ClassificationTask, ProblemType};
 
-use super::data::{Tables, labels_of_model, make_datasets, make_task, read_tables, refuse_errors};
+use super::data::{
+    Tables, TrainingData, labels_of_model, make_datasets, make_task, read_tables, refuse_errors,
+};
 use super::paraphrases::paraphrases;
+use super::stream::{self, Encoder, Streamed};
 use super::{
     ModelLocation, PrepareOptions, Prepared, check_imbalance, check_metric, check_thresholds,
     context_threads, hash_inputs, make_context, record_choices,
@@ -25,7 +28,7 @@ use crate::event::Event;
 use crate::modality::ModalTrainee;
 use crate::recipe::{Recipe, TokenCacheMode};
 use crate::stages::plan_stages;
-use crate::text::{TextSplit, TextTrainee, TextViews};
+use crate::text::{TextRows, TextSplit, TextTrainee, TextViews};
 use crate::trainee::Split;
 
 /// Texts of fewer bytes are tokenized in about a second, and their token ids not kept unless the recipe says so.
@@ -47,13 +50,25 @@ pub(super) fn prepare(
     let model_type = config.string("model_type")?.to_owned();
     let family = retune_models::text::family(&config)?;
 
-    let Tables { tables, findings } = read_tables(&recipe, Modality::Text, context_threads(&context), tell)?;
-    refuse_errors(&findings)?;
-    let reasons = tables[&Split::Train].1.reasons.clone();
+    let threads = context_threads(&context);
     let of_model = labels_of(&config);
-    let make = (TextDataset::new as fn(_, _, &_) -> _, of_model.as_ref());
-    let datasets = make_datasets(&recipe, options.fold, tables, make, tell)?;
-    let task = make_task(&mut recipe, &datasets[&Split::Train])?;
+    let cache = token_cache(&recipe, &options.resolve.cache_dir);
+    let tokenizer = TextTokenizer::from_directory(&model_directory, &model_type)?;
+    let policy = length_policy(&mut recipe, &tokenizer, greatest_length(&config)?)?;
+    let (source, findings) = if recipe.data.stream {
+        let is_kept = recipe.data.token_cache != TokenCacheMode::Off;
+        let encoder = Encoder { tokenizer: &tokenizer, policy: &policy, cache: &cache, threads, is_kept };
+        let (streamed, findings) =
+            stream::read(&recipe, options.fold.is_some(), of_model.as_ref(), &encoder, tell)?;
+        (Source::Streamed(Box::new(streamed)), findings)
+    } else {
+        let Tables { tables, findings } = read_tables(&recipe, Modality::Text, threads, tell)?;
+        refuse_errors(&findings)?;
+        let make = (TextDataset::new as fn(_, _, &_) -> _, of_model.as_ref());
+        (Source::InMemory(make_datasets(&recipe, options.fold, tables, make, tell)?), findings)
+    };
+    let reasons = source.train().roles.reasons.clone();
+    let task = make_task(&mut recipe, &source.train())?;
 
     check_metric(&recipe, &task)?;
     check_imbalance(&recipe, &task)?;
@@ -77,21 +92,26 @@ pub(super) fn prepare(
     let (store, load_report) = load_parameters(&context, builder, family, &weights, &how)?;
     let stages = plan_stages(&recipe, &store.groups())?;
 
-    let tokenizer = TextTokenizer::from_directory(&model_directory, &model_type)?;
     tokenizer.check_against_model(model.sizes().vocab_size)?;
-    let policy = length_policy(&mut recipe, &tokenizer, model.sizes().max_length())?;
+    record_choices(&mut recipe, &source.train(), &task);
+    let (datasets, streamed) = match source {
+        Source::InMemory(datasets) => (datasets, None),
+        Source::Streamed(streamed) => {
+            let Streamed { rows, encoded, others } = *streamed;
+            (others, Some(TextSplit { rows: TextRows::Streamed(Box::new(rows)), encoded }))
+        }
+    };
     let paraphrases = paraphrases(&mut recipe, &options.resolve.cache_dir, &datasets, tell)?;
-    let cache = token_cache(&recipe, &options.resolve.cache_dir);
-    let splits = encode_splits(datasets, &tokenizer, (&cache, &policy), context_threads(&context), tell)?;
+    let mut splits = encode_splits(datasets, &tokenizer, (&cache, &policy), threads, tell)?;
+    splits.extend(streamed.map(|train| (Split::Train, train)));
     let lengths = splits.iter().map(|(&split, text)| (split, text.encoded.report.clone())).collect();
     let mut model_files = tokenizer.files();
     model_files.push(config.path().to_owned());
     let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
-    record_choices(&mut recipe, &splits[&Split::Train].dataset, &task);
     let augmentation = recipe.augmentation.to_text_augmentation();
     let varies = !augmentation.is_none() || paraphrases.is_some();
     let views = varies.then(|| TextViews { augmentation, paraphrases, tokenizer, policy });
-    let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
+    let workers = recipe.data.workers.unwrap_or(threads);
     let trainee = ModalTrainee::Text(Box::new(TextTrainee::new(model, splits, views, workers)?));
     Ok(Prepared {
         recipe,
@@ -111,17 +131,43 @@ pub(super) fn prepare(
     })
 }
 
-/// Where a recipe keeps token ids.
+/// Data that was read.
+enum Source {
+    InMemory(BTreeMap<Split, TextDataset>),
+    Streamed(Box<Streamed>),
+}
+
+impl Source {
+    fn train(&self) -> TrainingData<'_> {
+        match self {
+            Self::InMemory(datasets) => (&datasets[&Split::Train]).into(),
+            Self::Streamed(streamed) => (&streamed.rows.texts).into(),
+        }
+    }
+}
+
+/// Tokens that a model takes at most, before it is known how many outputs it has.
+fn greatest_length(config: &ModelConfig) -> Result<usize, TrainError> {
+    let head = HeadOverrides { dropout: None };
+    let parts = TextClassifierParts { config, outputs: 2, head, lora: None };
+    Ok(TextClassifier::declare(&parts, &mut ParameterBuilder::default())?.sizes().max_length())
+}
+
+/// Where a recipe keeps token ids. What is streamed is put down somewhere whatever the recipe says.
 fn token_cache(recipe: &Recipe, cache_dir: &Path) -> TokenCache {
     let data = &recipe.data;
     let (is_kept, smallest) = match data.token_cache {
         TokenCacheMode::Auto => (true, SMALLEST_KEPT),
         TokenCacheMode::On => (true, 0),
-        TokenCacheMode::Off => (false, 0),
+        TokenCacheMode::Off => (false, u64::MAX),
     };
     TokenCache {
         root: cache_dir.join(TOKENS),
-        limit: if is_kept { data.token_cache_disk_bytes.unwrap_or(TOKEN_CACHE_DISK_BYTES) } else { 0 },
+        limit: if is_kept || data.stream {
+            data.token_cache_disk_bytes.unwrap_or(TOKEN_CACHE_DISK_BYTES)
+        } else {
+            0
+        },
         smallest,
         model: recipe.model.name_or_path.clone(),
     }
@@ -161,7 +207,7 @@ fn encode_splits(
     }
     let with_tokens = |(split, dataset)| {
         let encoded = encoded.remove(&split)?;
-        Some((split, TextSplit { dataset: Arc::new(dataset), encoded }))
+        Some((split, TextSplit { rows: TextRows::InMemory(Arc::new(dataset)), encoded }))
     };
     Ok(datasets.into_iter().filter_map(with_tokens).collect())
 }

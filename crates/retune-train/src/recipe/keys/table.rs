@@ -106,6 +106,8 @@ pub const KEYS: &[Key] = &[
         "The standard deviation of each channel."),
     key("data", "workers", Kind::Integer(0, 1024), "as many as threads",
         "Threads that make pictures, and views of texts that are augmented, ready ahead of the step; the results do not depend on it."),
+    key("data", "stream", Kind::Bool, "false",
+        "Whether training texts are read piece by piece and let go once they are tokenized, so that they need not fit in memory; the weights are the same to the bit ([input](input.md#data-that-does-not-fit))."),
     key("data", "token_cache", Kind::Choice(&["auto", "on", "off"], &[]), "\"auto\"",
         "Whether token ids are kept in Retune's cache folder, so that texts are tokenized once and not in every run: those of data with at least 4 MiB of text (`auto`), all, or none. The result is the same to the bit ([input](input.md))."),
     key("data", "token_cache_disk_bytes", Kind::Integer(0, STEPS), "16 GiB",

@@ -77,6 +77,8 @@ pub struct DataSection {
     pub image_std: Option<Vec<f32>>,
     /// Threads that make pictures and views of texts ready; as many as `train.threads` if unset.
     pub workers: Option<usize>,
+    /// Whether training texts are streamed.
+    pub stream: bool,
     /// Whether token ids are kept for other runs.
     pub token_cache: TokenCacheMode,
     /// Bytes of token ids on disk at most, those of other runs included; 16 GiB if unset.
