@@ -4,9 +4,10 @@ two CPUs.
 
 Rounds in turn, each measurement a process of its own, whose start and imports are left out. Both sides read the same CSV,
 tokenize it with the same tokenizer and go once through all rows in shuffled batches: *cold* with an empty cache, then *warm*
-with the cache that the cold run left. `datasets` tokenizes by `map(batched=True)` (the fast tokenizer, threads of its own or
-processes, whichever `--processes` says), a `DataLoader` with `DataCollatorWithPadding` makes the batches with as many workers
-as there are CPUs. Retune's side also checks the data as before every fit. First the two are held to the same token ids.
+with the cache that the cold run left. `datasets` tokenizes by `map(batched=True)` (the fast tokenizer with threads of its own;
+`--processes` gives it processes instead), a `DataLoader` with `DataCollatorWithPadding` makes the batches in the process
+itself (`--workers` gives it workers). The defaults are what is fastest for that side on two CPUs. Retune's side also checks
+the data as before every fit. First the two are held to the same token ids.
 
     cargo build --release -p retune-data --example text_input
     python bench/input.py --tokenizer MINILM_DIR --sst2 DATA/sentiment/stsa.binary.train
@@ -112,7 +113,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2, help="CPUs of each side")
     parser.add_argument("--processes", type=int, default=1, help="processes of `map`")
-    parser.add_argument("--workers", type=int, default=2, help="workers of the `DataLoader`")
+    parser.add_argument("--workers", type=int, default=0, help="workers of the `DataLoader`")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
@@ -148,7 +149,10 @@ def main() -> int:
         for number in range(arguments.rounds):
             caches = [Path(scratch) / f"{side}{number}" for side in ("ours", "theirs")]
             for state in results:
-                pair = (ours(data, caches[0]), theirs(data, caches[1]))
+                # The other side goes first in every second round.
+                order = ((ours, caches[0]), (theirs, caches[1]))[:: 1 if number % 2 == 0 else -1]
+                measured = {side: side(data, cache) for side, cache in order}
+                pair = (measured[ours], measured[theirs])
                 if any(side["rows"] != arguments.rows for side in pair) or pair[0]["tokens"] != pair[1]["tokens"]:
                     raise BenchmarkError(f"{state}: the two sides did not make the same batches")
                 if pair[0]["found"] != (state == "warm"):
