@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 from checkpoints import ensure_checkpoint, ensure_image_weights, equal_length_texts, read_sst2
-from compare import HERE, IMAGE_STEP_ROWS, STEP_ROWS, ImageStepRow, StepRow
 from machine import BenchmarkError, run
 from PIL import Image
+from steps import HERE, IMAGE_STEP_ROWS, STEP_ROWS, ImageStepRow, StepRow
 
 LABELS = ("first", "second")
 

@@ -311,7 +311,7 @@ fn load(
 
 /// Pictures whose statistics replace those that a checkpoint lacks.
 const RECALIBRATION_PICTURES: usize = 256;
-const RECALIBRATION_BATCH: usize = 32;
+const RECALIBRATION_BATCH: usize = 16;
 
 /// The layer groups that train in any stage.
 fn trained_groups(stages: &[Stage]) -> HashSet<usize> {
@@ -358,21 +358,24 @@ fn recalibrate(
         )));
         return;
     }
-    // Spread over the data, which may be sorted by class.
+    // Spread over the data, which may be sorted by class. A batch is opened when the one before has been seen.
     let chosen = train.len().min(RECALIBRATION_PICTURES);
-    let pictures: Vec<_> = (0..chosen)
-        .filter_map(|index| views.make(&train.examples[index * train.len() / chosen].picture, None).ok())
-        .collect();
-    let batches = pictures.chunks(RECALIBRATION_BATCH).map(|pictures| {
-        let pixels = views.batch(context, pictures.iter().map(Some), 1);
-        ImageBatch::new(pixels, &(0..pictures.len() as u32).collect::<Vec<_>>())
+    let rows: Vec<usize> = (0..chosen).map(|index| index * train.len() / chosen).collect();
+    let mut seen = 0;
+    let batches = rows.chunks(RECALIBRATION_BATCH).filter_map(|rows| {
+        let make = |&row: &usize| views.make(&train.examples[row].picture, None).ok();
+        let pictures: Vec<_> = rows.iter().filter_map(make).collect();
+        seen += pictures.len();
+        let pixels = (!pictures.is_empty()).then(|| views.batch(context, pictures.iter().map(Some), 1))?;
+        Some(ImageBatch::new(pixels, &(0..pictures.len() as u32).collect::<Vec<_>>()))
     });
-    let changed = model.recalibrate(context, store, &norms, batches.collect::<Vec<_>>());
+    let changed = model.recalibrate(context, store, &norms, batches);
+    // Nothing else computes on batches like these.
+    context.pool().release_free();
     tell(Event::note(format!(
         "{changed} of {} batch normalizations had statistics that say nothing (folded at the source): they were measured \
-         on {} training pictures, weights and biases changed so that the network computes what it did",
-        folded.len(),
-        pictures.len()
+         on {seen} training pictures, weights and biases changed so that the network computes what it did",
+        folded.len()
     )));
 }
 
