@@ -51,6 +51,7 @@ pub fn confirm_plan(
     let (Some((index, stage)), Some(cpu)) = (largest, prepared.context.kernels().cloned()) else {
         return Err(TrainError::Setting("there is nothing to confirm: no stage trains".to_owned()));
     };
+    prepared.trainee.enter_stage(&prepared.stages[index]);
     let resident_before = resident_bytes();
     let batch_size = prepared.recipe.train.per_device_train_batch_size;
     let samples = longest_samples(&prepared.trainee, batch_size);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::TrainError;
 use crate::artifact::configured_task;
 use crate::evaluate::Evaluation;
-use crate::image::{ImageViews, ViewChoice, picture_loader};
+use crate::image::{ImageViews, TrainingSize, ViewChoice, picture_loader};
 use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
     check_test_time, context_threads, make_context, preprocessor_of, products_of, read_options,
@@ -103,7 +103,9 @@ impl ImagePredictor {
         let augmentation = recipe.augmentation.to_augmentation();
         let problem_type = task.problem_type;
         let choice = ViewChoice::Fresh;
-        let views = Arc::new(ImageViews { preprocessor, augmentation, choice, test_time, problem_type });
+        let training_size = TrainingSize::default();
+        let views = ImageViews { preprocessor, augmentation, choice, test_time, problem_type, training_size };
+        let views = Arc::new(views);
         let shared = Arc::clone(&views);
         let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
         let make = move |request: &PictureRequest| shared.make(&request.picture, None);

@@ -65,7 +65,7 @@ pub use event::{Event, Listener, RunStarted};
 pub use features::{About, FeatureLimits, FeatureSet, clean_cache, feature_bytes, list_features};
 pub use fit::{FitOptions, RunSummary, fit, resume};
 pub use forecast::{Forecast, ForecastComparison, StageForecast, input_seconds};
-pub use image::{ImageTrainee, ImageViews, ViewChoice};
+pub use image::{ImageTrainee, ImageViews, TrainingSize, ViewChoice};
 pub use image_predict::ImagePredictor;
 pub use learning_rate::{
     GroupProbe, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::TrainError;
 use crate::image::ImageTrainee;
+use crate::stages::Stage;
 use crate::text::{StreamedRows, TextRows, TextSplit, TextTrainee};
 use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, Split, Trainee};
 
@@ -190,6 +191,10 @@ impl Trainee for ModalTrainee {
 
     fn origin(&self, split: Split, sample: u32) -> String {
         self.trainee().origin(split, sample)
+    }
+
+    fn enter_stage(&self, stage: &Stage) {
+        self.trainee().enter_stage(stage);
     }
 
     fn fetch(&self, batch: &Fetch<'_>, next: Option<&Fetch<'_>>) -> Result<(), TrainError> {

@@ -256,6 +256,7 @@ pub fn measure_step(prepared: &Prepared, stage: &Stage) -> StepCost {
 }
 
 fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost {
+    prepared.trainee.enter_stage(stage);
     let trainable = Trainer::stage_trainable(&prepared.store, stage);
     let longest = longest_samples(&prepared.trainee, prepared.recipe.train.per_device_train_batch_size);
     let step = meter.train(&trainable, &longest, None);

@@ -30,6 +30,8 @@ pub struct Stage {
     pub schedule: ScheduleSection,
     /// Evaluations without improvement after which the stage ends.
     pub early_stopping_patience: Option<u32>,
+    /// Height and width of the pictures it trains on, if they are not those of evaluation.
+    pub image_size: Option<usize>,
 }
 
 /// The stages of a recipe on a model with these layer groups (depth order, the head last).
@@ -127,6 +129,7 @@ impl Planner<'_> {
             learning_rates: self.rates(trainable, |distance| base * decay.powf(distance as f64)),
             schedule: self.recipe.schedule.clone(),
             early_stopping_patience: self.recipe.train.early_stopping_patience,
+            image_size: None,
         }
     }
 
@@ -241,6 +244,10 @@ impl Planner<'_> {
                 stage.schedule = schedule.clone();
             }
             stage.early_stopping_patience = section.early_stopping_patience.or(stage.early_stopping_patience);
+            if let Some(size) = section.image_size {
+                stage.name = format!("{name}, {size} pixels");
+            }
+            stage.image_size = section.image_size;
             stages.push(stage);
         }
         if !stages.iter().any(|stage| stage.trainable_groups.last() == Some(&true)) {

@@ -7,6 +7,7 @@ use retune_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::stages::Stage;
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -87,6 +88,11 @@ pub trait Trainee: Send + Sync {
 
     /// Where a sample comes from, as `file:line`.
     fn origin(&self, split: Split, sample: u32) -> String;
+
+    /// Makes ready for a stage, in which training samples may look otherwise than in the one before.
+    fn enter_stage(&self, stage: &Stage) {
+        let _ = stage;
+    }
 
     /// Makes the samples of a batch ready for [`logits`](Self::logits), and begins with those of the batch that comes
     /// next. A modality whose samples are in memory has nothing to do.

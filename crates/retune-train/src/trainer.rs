@@ -177,6 +177,7 @@ impl Trainer<'_> {
     }
 
     fn enter_stage<'s>(&mut self, stage: &'s Stage) -> StageRun<'s> {
+        self.trainee.enter_stage(stage);
         let trainable = Self::stage_trainable(&self.store, stage);
         self.optimizer.set_trainable(&self.store, &trainable);
         let features = self.features_of(&self.store, false, &trainable);

@@ -149,6 +149,66 @@ fn a_run_on_pictures_that_was_killed_ends_in_the_same_bits_with_any_number_of_wo
 }
 
 #[test]
+fn a_run_killed_on_either_side_of_a_change_of_size_ends_in_the_same_bits_and_keeps_the_models_size() {
+    let workspace = workspace();
+    let stages = [
+        "strategy.method=stages",
+        r#"stage.0.train=["all"]"#,
+        "stage.0.num_train_epochs=4",
+        r#"stage.1.train=["last:1"]"#,
+        "stage.1.num_train_epochs=3",
+        "cached_views=2",
+        "save_steps=2",
+        "eval_steps=5",
+    ];
+    let small = [&stages[..], &["stage.0.image_size=20"]].concat();
+    let plan = workspace.retune(&[&["plan", "recipe.toml"], &small[..]].concat()).succeeded();
+    assert!(
+        plan.stdout.contains("stage 1, 20 pixels") && plan.stdout.contains("stage 2 "),
+        "{}",
+        plan.stdout
+    );
+    workspace.fit("whole", &[&small[..], &["data.workers=0"]].concat());
+    let mut child = start_fit(&workspace, "killed", &small);
+    // Each of the stages has 12 and 9 steps.
+    for step in [5, 14] {
+        wait_until(&mut child, || standing(&workspace, "killed").0 >= step);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        child = start(&workspace, &["resume", "killed"]);
+    }
+    assert!(child.wait().unwrap().success());
+    assert_same_run(&workspace, "whole", "killed");
+    let config = workspace.json("whole/config.json");
+    assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([3, 32, 32]));
+    assert_eq!(workspace.json("whole/certificate.json")[0]["max_logit_difference"], 0.0);
+    // The size has an effect on training alone: before it both runs answer alike.
+    workspace.fit("even", &stages);
+    assert_ne!(workspace.tensors("whole/model.safetensors"), workspace.tensors("even/model.safetensors"));
+    let before = |folder: &str| {
+        workspace.json(&format!("{folder}/metrics.json"))["eval_loss_untrained_head_baseline"].clone()
+    };
+    assert_eq!(before("whole"), before("even"));
+}
+
+#[test]
+fn a_stage_on_pictures_that_the_network_cannot_train_on_is_refused() {
+    let workspace = workspace();
+    let fit = |model: &str, size: &str| {
+        let model = format!("name_or_path=config-only:{model}");
+        let size = format!("stage.0.image_size={size}");
+        let stage = ["strategy.method=stages", r#"stage.0.train=["all"]"#, "stage.0.num_train_epochs=1"];
+        workspace.retune(&[&["fit", "recipe.toml", &model, &size], &stage[..]].concat()).exited(2)
+    };
+    fit("densenet121", "8").saying(&["image_size", "densenet121 takes at least 29 pixels"]);
+    fit("vit_tiny_patch16_224", "96").saying(&[
+        "image_size",
+        "vit_tiny_patch16_224",
+        "pictures of 224 pixels",
+    ]);
+}
+
+#[test]
 fn changed_pictures_are_not_trained_on_further() {
     let workspace = workspace();
     workspace.fit("run", &[]);

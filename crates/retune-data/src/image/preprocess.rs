@@ -116,6 +116,17 @@ impl ImagePreprocessor {
         Ok(())
     }
 
+    /// The same for inputs of another size, the margin around the middle in proportion.
+    pub fn at_size(&self, size: usize) -> Self {
+        let scaled =
+            |edge: usize| (edge as f64 * size as f64 / self.size as f64).round().max(size as f64) as usize;
+        let fit = match self.fit {
+            Fit::ShorterEdge(edge) => Fit::ShorterEdge(scaled(edge)),
+            Fit::Exact(edge) => Fit::Exact(scaled(edge)),
+        };
+        Self { size, fit, ..self.clone() }
+    }
+
     /// Values of one input: size · size · channels.
     pub fn elements(&self) -> usize {
         self.size * self.size * self.channels()
@@ -233,6 +244,15 @@ mod tests {
                 prop_assert!(part.data.iter().all(|&sample| sample == color));
             }
         }
+    }
+
+    #[test]
+    fn at_another_size_the_margin_is_in_proportion() {
+        let sizes = |preprocessor: ImagePreprocessor| (preprocessor.size, preprocessor.fit);
+        assert_eq!(sizes(default().at_size(112)), (112, Fit::ShorterEdge(128)));
+        let squashed = ImagePreprocessor { size: 224, fit: Fit::Exact(224), ..default() };
+        assert_eq!(sizes(squashed.at_size(96)), (96, Fit::Exact(96)));
+        assert_eq!(default().at_size(224), default());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::memory::{available_bytes, resident_bytes};
 use crate::plan::{Meter, longest_samples, stage_memory};
 use crate::recipe::{Recipe, TrainSection};
 use crate::stages::Stage;
+use crate::trainee::Trainee;
 use crate::trainer::Trainer;
 
 /// The share of what is free that a run takes unless told otherwise.
@@ -96,6 +97,7 @@ impl Needs<'_> {
         let Prepared { store, stages, trainee, .. } = self.prepared;
         let samples = longest_samples(trainee, batch_size);
         let needed = |stage: &Stage| {
+            trainee.enter_stage(stage);
             self.meter.train(&Trainer::stage_trainable(store, stage), &samples, None).peak_bytes
         };
         let needs = stages.iter().enumerate().map(|(index, stage)| (needed(stage), index));
@@ -141,6 +143,7 @@ fn room_for_steps(prepared: &Prepared) -> Option<u64> {
         None => resident + (available_bytes()? as f64 * SHARE_OF_FREE) as u64,
     };
     let added = |stage: &Stage| {
+        trainee.enter_stage(stage);
         let memory = stage_memory(recipe, store, stage);
         let cut = Trainer::stage_trainable(store, stage).deepest_group();
         let features = cut.and_then(|cut| feature_bytes(trainee, cut)).unwrap_or(0);

@@ -9,7 +9,7 @@ use retune_data::image::{
 };
 use retune_data::{LabelSet, Modality};
 use retune_models::vision::{
-    self, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig, Layout, Resize,
+    self, Architecture, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig, Layout, Resize,
 };
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{ParameterBuilder, ParameterStore};
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::TrainError;
 use crate::event::Event;
-use crate::image::{ImageTrainee, ImageViews, ViewChoice};
+use crate::image::{ImageTrainee, ImageViews, TrainingSize, ViewChoice};
 use crate::modality::ModalTrainee;
 use crate::plan::steps_per_epoch;
 use crate::recipe::{Recipe, TestTime};
@@ -99,7 +99,9 @@ pub(super) fn prepare(
         None => ViewChoice::Fresh,
     };
     let (test_time, problem_type) = (recipe.augmentation.test_time, task.problem_type);
-    let views = ImageViews { preprocessor, augmentation, choice, test_time, problem_type };
+    check_stage_sizes(&recipe, &config, &stages)?;
+    let training_size = TrainingSize::default();
+    let views = ImageViews { preprocessor, augmentation, choice, test_time, problem_type, training_size };
     if weights.is_some() {
         let folded = folded_norms(&store, &load_report);
         let model = (&model, &views);
@@ -172,6 +174,27 @@ fn check_augmentation(
         return Err(recipe.error(key, problem).into());
     }
     check_test_time(recipe.augmentation.test_time, preprocessor)
+}
+
+/// Refuses stages on pictures of a size that the network cannot train on.
+fn check_stage_sizes(recipe: &Recipe, config: &ImageConfig, stages: &[Stage]) -> Result<(), TrainError> {
+    let [own, _] = config.preprocessing.crop;
+    for (index, stage) in stages.iter().enumerate() {
+        let Some(size) = stage.image_size.filter(|&size| size != own) else { continue };
+        let Architecture { name, smallest, patch, .. } = config.architecture;
+        let problem = if patch.is_some() {
+            format!(
+                "{name} has weights for each place of pictures of {own} pixels, so that all stages train on these; \
+                 remove it"
+            )
+        } else if size < *smallest {
+            format!("{name} takes at least {smallest} pixels")
+        } else {
+            continue;
+        };
+        return Err(recipe.error(&format!("stage.{index}.image_size"), problem).into());
+    }
+    Ok(())
 }
 
 /// Refuses corners where the whole picture is the input.

@@ -223,6 +223,7 @@ fn refuse_image_settings(recipe: &Recipe) -> Result<(), TrainError> {
         ("data.channels", data.channels.is_some()),
         ("data.image_mean", data.image_mean.is_some()),
         ("data.image_std", data.image_std.is_some()),
+        ("stage.image_size", recipe.stage.iter().any(|stage| stage.image_size.is_some())),
         ("what is about pictures in [augmentation]", !recipe.augmentation.leaves_pictures()),
     ];
     match set.into_iter().find(|(_, is_set)| *is_set) {

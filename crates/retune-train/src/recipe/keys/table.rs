@@ -326,6 +326,8 @@ pub const KEYS: &[Key] = &[
         "The base learning rate of the stage."),
     key("stage", "learning_rate_decay", Kind::Number(Range::Factor), "`[strategy]`'s",
         "Factor on the learning rate for each layer group from the head towards the input."),
+    key("stage", "image_size", Kind::Integer(8, 8192), "the model's",
+        "Height and width of the pictures that the stage trains on (progressive resizing). Evaluation, and the artifact, keep the model's."),
     key("stage", "early_stopping_patience", Kind::Integer(1, MANY), "`[train]`'s",
         "Evaluations without improvement after which the next stage begins."),
     key("stage", "schedule", Kind::Schedule, "`[schedule]`",

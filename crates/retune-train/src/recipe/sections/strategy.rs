@@ -138,6 +138,8 @@ pub struct StageSection {
     pub learning_rate: Option<f64>,
     /// Factor per layer group towards the input; `[strategy]`'s if unset.
     pub learning_rate_decay: Option<f64>,
+    /// Height and width of the pictures it trains on; those of evaluation if unset.
+    pub image_size: Option<usize>,
     /// Evaluations without improvement before the next stage begins; `[train]`'s if unset.
     pub early_stopping_patience: Option<u32>,
     /// The schedule; `[schedule]` if unset.
