@@ -1,15 +1,20 @@
 //! What every registered image network promises, whatever its family.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use retune_autograd::Gradients;
 use retune_kernels::{Cpu, Isa};
+use retune_models::LoraConfig;
 use retune_models::vision::{
     self, Architecture, ImageBatch, ImageClassifier, ImageClassifierParts, ImageConfig, Layout,
 };
-use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Role, Trainable};
+use retune_nn::{
+    Declaration, Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Role, Trainable,
+};
 use retune_tensor::Context;
 use retune_testing::counter_normal_like;
+use serde_json::Value;
 
 const OUTPUTS: usize = 4;
 
@@ -284,6 +289,62 @@ fn every_layout_gives_back_what_it_was_made_from() {
                 assert_eq!(loaded.tensor(id).values(), expected, "{}", store.declaration(id).name);
             }
         }
+    }
+}
+
+/// Names with `*` for the numbers in them, with what they stand for.
+fn patterns<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
+    let mut patterns = BTreeMap::new();
+    for name in names {
+        let parts = name.split('.').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part });
+        *patterns.entry(parts.collect::<Vec<_>>().join(".")).or_default() += 1;
+    }
+    patterns
+}
+
+#[test]
+fn adapters_have_the_names_that_peft_gives_those_of_each_library_and_no_others() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/images/adapter_names.json");
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut expected: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
+    for case in golden.as_array().unwrap() {
+        let library = case["library"].as_str().unwrap().split(' ').next().unwrap();
+        expected.entry((library, case["architecture"].as_str().unwrap())).or_default().push(case);
+    }
+    for ((library, name), versions) in expected {
+        let layout = match library {
+            "torchvision" => Layout::Torchvision,
+            "timm" => Layout::Timm,
+            _ => Layout::HuggingFace,
+        };
+        let config = ImageConfig::new(vision::architecture(name).unwrap());
+        let parts =
+            ImageClassifierParts { config: &config, outputs: 3, channels: 3, dropout: None, drop_path: None };
+        let lora = LoraConfig { r: 4, lora_alpha: 8.0, lora_dropout: 0.0, target_modules: None };
+        let (model, builder) = ImageClassifier::declare_adapted(&parts, &lora).unwrap();
+        let context = Context::cpu(Cpu::new(1, Isa::detect()).unwrap());
+        let zeros = |declaration: &Declaration| Ok::<_, ()>(Some(vec![0.0; declaration.elements()]));
+        let store = builder.build(&context, 0, zeros).unwrap();
+        let adapter = model.adapter(&store, layout).unwrap();
+        let tensors = adapter.tensors.tensors();
+        let ours = patterns(tensors.iter().map(|tensor| tensor.name));
+        let mut known = HashSet::new();
+        for version in versions {
+            let names: Vec<&str> =
+                version["names"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let found: usize = names.iter().filter_map(|&name| ours.get(name)).sum();
+            assert_eq!(found as u64, version["tensors"], "{name} of {}", version["library"]);
+            known.extend(names);
+        }
+        let unknown: Vec<_> = ours.keys().filter(|&name| !known.contains(&**name)).collect();
+        assert!(unknown.is_empty(), "{name} of {library}: {unknown:?}");
+        let branches: HashSet<&str> = tensors
+            .iter()
+            .filter_map(|tensor| {
+                tensor.name.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")
+            })
+            .collect();
+        assert_eq!(branches, adapter.target_modules.iter().map(|module| &**module).collect());
     }
 }
 
