@@ -6,6 +6,7 @@ use crate::error::DataError;
 use crate::finding::{Finding, count};
 use crate::labels::LabelSet;
 use crate::roles::{Modality, Roles, TargetKind};
+use crate::similar::Contents;
 use crate::table::{Row, Table, Value};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
@@ -41,6 +42,9 @@ pub trait Example: Clone {
 
     /// Gives everything that makes two examples the same to `feed`, piece by piece.
     fn content(&self, feed: &mut dyn FnMut(&[u8]));
+
+    /// What examples say, to find those that are alike.
+    fn contents(examples: &[Self]) -> Contents;
 
     /// What stood in the cell of its content column before it was moved here, as JSON.
     fn content_cell(&self) -> Json;
@@ -83,6 +87,14 @@ impl Example for TextExample {
         feed(self.text.as_bytes());
         feed(&[0]);
         feed(self.text_pair.as_deref().unwrap_or_default().as_bytes());
+    }
+
+    fn contents(examples: &[Self]) -> Contents {
+        let text_of = |example: &Self| match &example.text_pair {
+            Some(pair) => format!("{}\u{1f}{pair}", example.text),
+            None => example.text.clone(),
+        };
+        Contents::Texts(examples.iter().map(text_of).collect())
     }
 
     fn content_cell(&self) -> Json {

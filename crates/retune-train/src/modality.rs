@@ -1,7 +1,7 @@
 //! The modalities as one: what is the same of a model with its texts and of a model with its pictures.
 
 use retune_autograd::Var;
-use retune_data::{Contents, Dataset, Example, Target, TextExample};
+use retune_data::{Contents, Dataset, Example, Target};
 use retune_nn::Forward;
 use serde_json::{Map, Value, json};
 
@@ -108,17 +108,11 @@ impl ModalTrainee {
     pub(crate) fn contents(&self, split: Split) -> Contents {
         match self {
             Self::Text(text) => {
-                let text_of = |example: &TextExample| match &example.text_pair {
-                    Some(pair) => format!("{}\u{1f}{pair}", example.text),
-                    None => example.text.clone(),
-                };
                 let dataset = text.splits.get(&split).and_then(|split| split.rows.dataset());
-                let examples = dataset.map(|dataset| &dataset.examples);
-                Contents::Texts(examples.into_iter().flatten().map(text_of).collect())
+                Example::contents(dataset.map_or(&[], |dataset| &dataset.examples))
             }
             Self::Image(image) => {
-                let examples = image.splits.get(&split).map(|dataset| &dataset.examples);
-                Contents::Pictures(examples.into_iter().flatten().map(|e| e.picture.facts).collect())
+                Example::contents(image.splits.get(&split).map_or(&[], |dataset| &dataset.examples))
             }
         }
     }

@@ -24,7 +24,7 @@ pub use places::Places;
 pub use reference::render_reference;
 pub use sections::{
     BadRowPolicy, Channels, ClassWeights, DataSection, FeatureCacheMode, LearningRate, Method, MissingPolicy,
-    ModelSection, OneOrMore, OptimizerSection, OverLength, Precision, Sampling, ScheduleName,
+    ModelSection, NearCopies, OneOrMore, OptimizerSection, OverLength, Precision, Sampling, ScheduleName,
     ScheduleSection, SearchWord, StageSection, StrategySection, TaskSection, ThresholdTuning, TokenCacheMode,
     TrainSection,
 };

@@ -66,6 +66,47 @@ fn a_result_is_also_given_on_test_rows_that_are_no_copies() {
 }
 
 #[test]
+fn a_run_that_holds_out_rows_itself_keeps_near_copies_together_when_asked() {
+    let workspace = Workspace::new();
+    let train = workspace.read("train.csv");
+    let ending_with = |letter: &str| -> String {
+        let row = |line: &str| {
+            let [ticket, text, topic] = line.splitn(3, ',').collect::<Vec<_>>().try_into().unwrap();
+            format!("{ticket}-{letter},{text} {letter},{topic}\n")
+        };
+        train.lines().skip(1).map(row).collect()
+    };
+    let near_copies = format!("ticket,message,topic\n{}{}", ending_with("a"), ending_with("b"));
+    workspace.write("train.csv", &near_copies);
+    let fit = |folder: &str, overrides: &[&str]| {
+        let cut = ["max_steps=2", "validation_split=0.3"];
+        workspace.retune(
+            &[&["fit", "recipe-of-one-file.toml", &format!("output_dir={folder}")], &cut[..], overrides]
+                .concat(),
+        )
+    };
+    let recipe = workspace.read("recipe.toml");
+    let of_one_file: String = recipe
+        .lines()
+        .filter(|line| !line.starts_with("validation ="))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    workspace.write("recipe-of-one-file.toml", &of_one_file);
+    let said = fit("apart", &[]).succeeded();
+    assert!(workspace.json("apart/metrics.json")["eval_copies"].as_u64().unwrap() > 0);
+    assert!(
+        said.stderr.contains("data.near_copies = \"together\" keeps them on one side"),
+        "{}",
+        said.stderr
+    );
+    fit("together", &["near_copies=together"]).succeeded();
+    assert_eq!(workspace.json("together/metrics.json")["eval_copies"], 0);
+    fit("by-time", &["near_copies=together", "time_column=ticket"])
+        .exited(2)
+        .saying(&["near_copies", "by time"]);
+}
+
+#[test]
 fn a_file_is_split_the_same_way_every_time_and_by_what_was_asked() {
     let workspace = Workspace::new();
     let split = |folder: &str, options: &[&str]| {

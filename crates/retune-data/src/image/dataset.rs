@@ -8,6 +8,7 @@ use super::picture::Picture;
 use crate::dataset::{Dataset, DatasetOptions, Example, Target};
 use crate::error::DataError;
 use crate::roles::Roles;
+use crate::similar::Contents;
 use crate::table::{Row, Table, Value};
 
 /// One picture with its target.
@@ -42,6 +43,10 @@ impl Example for ImageExample {
             Some(facts) => feed(&facts.sha256),
             None => feed(self.picture.to_string().as_bytes()),
         }
+    }
+
+    fn contents(examples: &[Self]) -> Contents {
+        Contents::Pictures(examples.iter().map(|example| example.picture.facts).collect())
     }
 
     fn content_cell(&self) -> Json {

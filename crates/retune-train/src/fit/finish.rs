@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::image_artifact::ImageArtifact;
 use crate::modality::ModalTrainee;
 use crate::prepare::{Prepared, context_threads};
+use crate::recipe::NearCopies;
 use crate::state::{Progress, unexpected_movement};
 use crate::trainee::{Split, Trainee};
 use crate::trainer::Trainer;
@@ -170,6 +171,11 @@ fn measure_clean(
         }
     }
     message.push_str("; `retune data dedupe` lists them");
+    let data = &prepared.recipe.data;
+    if split == Split::Validation && data.validation_split.is_some() && data.near_copies == NearCopies::Apart
+    {
+        message.push_str(", and data.near_copies = \"together\" keeps them on one side");
+    }
     trainer.emit(&Event::warning("copies-across-splits", message));
     Ok(metrics)
 }

@@ -14,7 +14,8 @@ use retune_tasks::{ClassificationTask, ProblemType};
 use crate::TrainError;
 use crate::data_check::apply_missing_policy;
 use crate::event::Event;
-use crate::recipe::{BadRowPolicy, ClassWeights, MissingPolicy, Recipe};
+use crate::prepare::available_threads;
+use crate::recipe::{BadRowPolicy, ClassWeights, MissingPolicy, NearCopies, Recipe};
 use crate::review;
 use crate::trainee::Split;
 
@@ -200,11 +201,18 @@ pub(super) fn make_datasets<E: Example>(
         let options = DatasetOptions { labels: Some(labels.clone()), on_missing };
         datasets.insert(split, make(table, roles, &options)?);
     }
+    let is_cut = fold.is_some() || recipe.data.validation_split.is_some();
+    let alike = if is_cut && recipe.data.near_copies == NearCopies::Together {
+        let contents = E::contents(&train.examples);
+        contents.similar(contents.usual_similarity(), available_threads())
+    } else {
+        Vec::new()
+    };
     let split_options = SplitOptions {
         seed: recipe.train.seed,
         stratified: true,
         group_column: recipe.data.group_column.clone(),
-        ..SplitOptions::default()
+        together: alike.iter().map(|pair| (pair.first, pair.second)).collect(),
     };
     let split = match (fold, recipe.data.validation_split) {
         (Some((fold, folds)), _) => {

@@ -6,7 +6,7 @@ use toml::Value;
 
 use super::parse::check_table;
 use super::{
-    AugmentationSection, ClassWeights, Method, OverLength, Recipe, RecipeError, ScheduleName,
+    AugmentationSection, ClassWeights, Method, NearCopies, OverLength, Recipe, RecipeError, ScheduleName,
     ScheduleSection, StageTarget, ThresholdTuning, TrainSection,
 };
 
@@ -59,6 +59,10 @@ impl Recipe {
         if by_time && data.group_column.is_some() {
             return Err(self
                 .error("data.time_column", "rows are held out by time or by group; remove one of the two"));
+        }
+        if by_time && data.near_copies == NearCopies::Together {
+            let problem = "rows are held out by time, however alike they are; remove one of the two";
+            return Err(self.error("data.near_copies", problem));
         }
         for (path, columns) in
             [("data.drop_missing", &data.drop_missing), ("data.refuse_missing", &data.refuse_missing)]

@@ -9,7 +9,7 @@ mod train;
 
 use serde::{Deserialize, Serialize};
 
-pub use data::{BadRowPolicy, Channels, DataSection, MissingPolicy, OverLength, TokenCacheMode};
+pub use data::{BadRowPolicy, Channels, DataSection, MissingPolicy, NearCopies, OverLength, TokenCacheMode};
 pub use model::ModelSection;
 pub use optimization::{LearningRate, OptimizerSection, ScheduleName, ScheduleSection, SearchWord};
 pub use strategy::{Method, StageSection, StrategySection};

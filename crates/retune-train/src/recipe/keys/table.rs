@@ -66,6 +66,8 @@ pub const KEYS: &[Key] = &[
         "The column of groups (a customer, a document) that a split never cuts through."),
     key("data", "time_column", Kind::Text, "none",
         "A column of numbers, or of texts in the order of time (ISO 8601): `validation_split` then holds out the latest rows."),
+    key("data", "near_copies", Kind::Choice(&["apart", "together"], &[]), "\"apart\"",
+        "Whether `validation_split` and cross-validation keep near copies on one side too ([data audit](data-audit.md#splits)); equal rows always stay together."),
     key("data", "columns", Kind::TextList, "the header's",
         "The columns' names, for a file without a header."),
     key("data", "has_header", Kind::Bool, "found by its content",

@@ -37,6 +37,8 @@ pub struct DataSection {
     pub group_column: Option<String>,
     /// The column of times by which the validation split is held out.
     pub time_column: Option<String>,
+    /// Where near copies go when training rows are held out.
+    pub near_copies: NearCopies,
     /// The columns' names, for a file without a header.
     pub columns: Option<Vec<String>>,
     /// Whether the first row is a header; found out if unset.
@@ -142,6 +144,17 @@ pub enum MissingPolicy {
     Refuse,
     /// Leave it out and count it.
     Drop,
+}
+
+/// Where rows that say nearly the same go when some of them are held out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NearCopies {
+    /// Each to its own place.
+    #[default]
+    Apart,
+    /// All to one side.
+    Together,
 }
 
 /// What to do with a text that is longer than the greatest length.
