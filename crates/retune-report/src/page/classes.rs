@@ -81,7 +81,8 @@ fn confusion(html: &mut String, matrix: &ConfusionMatrix) {
     let chart = heat_map(matrix);
     // A drawing of few classes would otherwise be blown up to the page's width, one of many squeezed on a phone.
     let (widest, narrowest) = match classes {
-        0..=3 => (460, 300),
+        0..=2 => (330, 240),
+        3 => (460, 300),
         4..=8 => (660, 480),
         9..=16 => (900, 720),
         _ => (1024, 640),

@@ -9,7 +9,8 @@ use crate::predictions::PredictionRow;
 use crate::run::Run;
 
 const LEAD: &str = "Grad-CAM (Selvaraju et al. 2017): the colour shows which parts of the picture spoke for the answer, as the \
-                    last feature map has them. A model that is right for a wrong reason looks beside the object.";
+                    last feature map (of a transformer, its patches before the last attention) has them. A model that is \
+                    right for a wrong reason looks beside the object.";
 
 pub(super) fn section(run: &Run) -> Section {
     let mut html = String::new();

@@ -126,7 +126,7 @@ fn forecast(html: &mut String, run: &Run) {
     let mut row = |name: &str, values: (Option<f64>, Option<f64>), shown: &dyn Fn(f64) -> String| {
         let (Some(predicted), Some(measured)) = values else { return };
         let off = if measured > 0.0 {
-            format!("{:+.0}%", 100.0 * (predicted / measured - 1.0))
+            format!("{:+.0}%", 100.0 * (predicted / measured - 1.0)).replace('-', "−")
         } else {
             String::new()
         };
