@@ -55,6 +55,10 @@ fixtures:
 memory-safety *checks:
     .ci/memory-safety {{ checks }}
 
+# The kernels' tests on the AVX-512 paths in an emulated processor; needs what the script's head says
+emulate-avx512 *test:
+    .ci/emulate-avx512 {{ test }}
+
 # Look for crashes in a reader (csv, picture, picture_file, pickle, recipe, safetensors); needs a nightly compiler and cargo-fuzz
 fuzz target seconds="60":
     cargo +nightly fuzz run {{ target }} -- -malloc_limit_mb=512 -max_total_time={{ seconds }}

@@ -181,7 +181,7 @@ proptest! {
 #[test]
 #[cfg(not(miri))]
 fn weight_gradients_of_many_pixels_are_added_from_splits() {
-    let cpu = Cpu::new(threads(), Isa::detect()).unwrap();
+    let cpu = Cpu::new(threads(), fastest_path()).unwrap();
     check(&cpu, &shape(3, [41, 43], [5, 6], 3));
     check(&cpu, &Conv2d { groups: 8, ..shape(3, [41, 43], [8, 8], 3) });
 }

@@ -139,7 +139,7 @@ fn dropout_of_everything_leaves_zeros() {
 #[test]
 #[cfg(not(miri))]
 fn dropout_drops_its_share() {
-    let cpu = Cpu::new(threads(), Isa::detect()).unwrap();
+    let cpu = Cpu::new(threads(), fastest_path()).unwrap();
     let rows = row_keys(1000);
     let mut y = vec![0.0; 1000 * 768];
     dropout(&cpu, &Dropout { probability: 0.1, key: [1, 2], rows: &rows }, 768, &vec![1.0; y.len()], &mut y);

@@ -95,7 +95,7 @@ fn products_of_awkward_shapes_match_their_definition() {
 #[test]
 #[cfg(not(miri))]
 fn products_larger_than_one_packing_match_their_definition() {
-    let cpu = Cpu::new(threads(), Isa::detect()).unwrap();
+    let cpu = Cpu::new(threads(), fastest_path()).unwrap();
     check(&cpu, Layout::Nn, [4050, 20, 3], false, true);
     check(&cpu, Layout::Nt, [40, 4200, 5], true, true);
     check(&cpu, Layout::Tn, [40, 24, 5000], true, false);

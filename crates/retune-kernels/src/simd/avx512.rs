@@ -1,5 +1,5 @@
-//! AVX-512F: sixteen lanes, thirty-two registers. Compiled from the same kernels as AVX2, but never yet run on
-//! hardware: see [`crate::Isa::detect`].
+//! AVX-512F: sixteen lanes, thirty-two registers. Compiled from the same kernels as AVX2, but so far tested in an
+//! emulated processor alone and never timed: see [`crate::Isa::detect`].
 
 use std::arch::x86_64::*;
 use std::mem::transmute;

@@ -7,12 +7,22 @@ pub use images::*;
 use retune_kernels::*;
 pub use retune_testing::{assert_close, counter_normal_like, counter_uniform, widen};
 
-/// The instruction sets this machine can run.
+/// The instruction sets this machine can run, slowest first; or the one that `RETUNE_ISA` names, which it then has to.
 pub fn paths() -> Vec<Isa> {
+    if let Ok(name) = std::env::var("RETUNE_ISA") {
+        let isa: Isa = name.parse().unwrap();
+        assert!(isa.available(), "this machine cannot run {isa}");
+        return vec![isa];
+    }
     [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16]
         .into_iter()
         .filter(|isa| isa.available())
         .collect()
+}
+
+/// The last of [`paths`]: for tests that are too slow to run on all.
+pub fn fastest_path() -> Isa {
+    *paths().last().unwrap()
 }
 
 /// Threads of a test's context. Under Miri one: the thread pool's queue makes pointers of integers, which hides from Miri
