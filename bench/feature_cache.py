@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times a training step from the second epoch on with frozen layer groups: Retune with its feature cache beside PyTorch,
-which computes the frozen part in every step.
+"""Times a training step from the second epoch on with frozen layer groups: Retune with its feature cache beside
+PyTorch, which computes the frozen part in every step.
 
 Rounds in turn, each measurement a process of its own. Retune's side is a whole `retune fit` of a few epochs on texts of
 one length; its steps are read from the run's log, those of the first epoch left out (they are shown beside). PyTorch's

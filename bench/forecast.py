@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Holds forecasts to what came of them: whole runs of the benchmark's shapes, predicted time and memory beside measured.
+"""Holds forecasts to what came of them: whole runs of the benchmark's shapes, predicted time and memory beside
+measured.
 
-Each row is a `retune fit` of a few steps that trains everything, on texts of one length or SST-2 sentences, or on pictures
-of noise, and reads what the run says of its own forecast at its end. Prints a table.
+Each row is a `retune fit` of a few steps that trains everything, on texts of one length or SST-2 sentences, or on
+pictures of noise, and reads what the run says of its own forecast at its end. Prints a table.
 
     python bench/forecast.py --tokenizer MINILM_DIR --sst2 stsa.binary.train
     python bench/forecast.py --tokenizer MINILM_DIR --only "ResNet-18 16x224" --rounds 1
@@ -20,9 +21,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from checkpoints import ensure_checkpoint, ensure_image_weights, equal_length_texts, read_sst2
 from machine import BenchmarkError, run
-from PIL import Image
 from steps import HERE, IMAGE_STEP_ROWS, STEP_ROWS, ImageStepRow, StepRow
 
 LABELS = ("first", "second")
@@ -77,7 +79,10 @@ def line(label: str, told: list[dict]) -> str:
     """The median of the rounds as a row of the table."""
     values = {key: statistics.median(one[key] for one in told) for key in told[0] if key != "event"}
     cells = [label]
-    for key, unit in (("step_seconds", lambda value: f"{value:.2f} s"), ("resident_bytes", lambda v: f"{v / 1e6:.0f} MB")):
+    for key, unit in (
+        ("step_seconds", lambda value: f"{value:.2f} s"),
+        ("resident_bytes", lambda v: f"{v / 1e6:.0f} MB"),
+    ):
         predicted, measured = values[f"predicted_{key}"], values[key]
         cells += [unit(predicted), unit(measured), f"{predicted / measured - 1:+.0%}".replace("-", "\u2212")]
     return "| " + " | ".join(cells) + " |"

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Rows a second from a data file to batches of token ids: Retune beside `datasets` and `transformers`, each with the same
-two CPUs.
+"""Rows a second from a data file to batches of token ids: Retune beside `datasets` and `transformers`, each with the
+same two CPUs.
 
-Rounds in turn, each measurement a process of its own, whose start and imports are left out. Both sides read the same CSV,
-tokenize it with the same tokenizer and go once through all rows in shuffled batches: *cold* with an empty cache, then *warm*
-with the cache that the cold run left. `datasets` tokenizes by `map(batched=True)` (the fast tokenizer with threads of its own;
-`--processes` gives it processes instead), a `DataLoader` with `DataCollatorWithPadding` makes the batches in the process
-itself (`--workers` gives it workers). The defaults are what is fastest for that side on two CPUs. Retune's side also checks
-the data as before every fit. First the two are held to the same token ids.
+Rounds in turn, each measurement a process of its own, whose start and imports are left out. Both sides read the same
+CSV, tokenize it with the same tokenizer and go once through all rows in shuffled batches: *cold* with an empty cache,
+then *warm* with the cache that the cold run left. `datasets` tokenizes by `map(batched=True)` (the fast tokenizer
+with threads of its own; `--processes` gives it processes instead), a `DataLoader` with `DataCollatorWithPadding`
+makes the batches in the process itself (`--workers` gives it workers). The defaults are what is fastest for that side
+on two CPUs. Retune's side also checks the data as before every fit. First the two are held to the same token ids.
 
     cargo build --release -p retune-data --example text_input
     python bench/input.py --tokenizer MINILM_DIR --sst2 DATA/sentiment/stsa.binary.train
@@ -54,9 +54,7 @@ def reference(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     started = time.perf_counter()
-    data = datasets.load_dataset(
-        "csv", data_files=str(arguments.data), cache_dir=str(arguments.cache), split="train"
-    )
+    data = datasets.load_dataset("csv", data_files=str(arguments.data), cache_dir=str(arguments.cache), split="train")
     read = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(str(arguments.tokenizer))
 
@@ -160,13 +158,14 @@ def main() -> int:
                 results[state].append(pair)
 
     print(f"token ids of {COMPARED} rows are equal; {arguments.rows:,} rows, {pair[0]['tokens']:,} tokens")
-    print("| state | Retune | of it read, check, tokenize, batch | datasets + transformers | of it read, tokenize, batch | ratio | lowest |")
+    ours, theirs = "of it read, check, tokenize, batch", "of it read, tokenize, batch"
+    print(f"| state | Retune | {ours} | datasets + transformers | {theirs} | ratio | lowest |")
     print("|---|---|---|---|---|---|---|")
     for state, pairs in results.items():
         ratios = [pair[0]["rows_per_second"] / pair[1]["rows_per_second"] for pair in pairs]
         rates = [statistics.median(pair[side]["rows_per_second"] for pair in pairs) for side in (0, 1)]
 
-        def parts(side: int, names: tuple[str, ...]) -> str:
+        def parts(side: int, names: tuple[str, ...], pairs: list = pairs) -> str:
             return ", ".join(f"{statistics.median(p[side][f'{name}_seconds'] for p in pairs):.1f}" for name in names)
 
         cells = [state, f"{rates[0]:,.0f} rows/s", parts(0, ("read", "check", "encode", "batch")) + " s"]

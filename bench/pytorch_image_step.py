@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+
 from shared_input import peak_rss_bytes, process_age_seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures"))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Times PyTorch's training step at its best in eager mode: the counterpart of `retune bench`.
 
-Everything trains unless `--train` freezes a part (which then runs in evaluation mode), dropout as configured, fused AdamW, scaled-dot-product attention, no mask where nothing is padded.
-The step is forward, backward and optimizer; making the batch is not in it.
+Everything trains unless `--train` freezes a part (which then runs in evaluation mode), dropout as configured, fused
+AdamW, scaled-dot-product attention, no mask where nothing is padded. The step is forward, backward and optimizer;
+making the batch is not in it.
 
     python bench/pytorch_step.py --model DIR --batch-size 16 --length 128 --precision f32 --steps 10 --json
 """
