@@ -6,8 +6,9 @@ Rounds in turn, each measurement a process of its own, whose start and imports a
 CSV, tokenize it with the same tokenizer and go once through all rows in shuffled batches: *cold* with an empty cache,
 then *warm* with the cache that the cold run left. `datasets` tokenizes by `map(batched=True)` (the fast tokenizer
 with threads of its own; `--processes` gives it processes instead), a `DataLoader` with `DataCollatorWithPadding`
-makes the batches in the process itself (`--workers` gives it workers). The defaults are what was fastest for that side
-of the settings tried on two CPUs. Retune's side also checks the data as before every fit. First the two are held to the same token ids.
+makes the batches in the process itself (`--workers` gives it workers). The defaults are what was fastest for that
+side of the settings tried on two CPUs. Retune's side also checks the data as before every fit. First the two are held
+to the same token ids.
 
     cargo build --release -p retune-data --example text_input
     python bench/input.py --tokenizer MINILM_DIR --sst2 DATA/sentiment/stsa.binary.train
