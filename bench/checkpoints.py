@@ -7,8 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures" / "models"))
@@ -17,6 +19,7 @@ from configs import random_checkpoint
 COMMON_WORDS = tuple(
     "the of and a in was he his it with for on that film not very good but too long".split()  # noqa: SIM905
 )
+LABELS = ("first", "second")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -38,6 +41,17 @@ def ensure_image_weights(name: str, cache: Path) -> Path:
         torch.manual_seed(0)
         torch.save(torchvision.models.get_model(name, weights=None).state_dict(), file)
     return file
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """JPEG files of noise in a folder for each of two labels, larger than a network's input as photographs are."""
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / "pictures" / LABELS[index % len(LABELS)] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path)
+    return folder / "pictures"
 
 
 def read_sst2(path: Path) -> list[str]:

@@ -3,8 +3,9 @@
 PyTorch, which computes the frozen part in every step.
 
 Rounds in turn, each measurement a process of its own. Retune's side is a whole `retune fit` of a few epochs on texts of
-one length; its steps are read from the run's log, those of the first epoch left out (they are shown beside). PyTorch's
-side freezes the same groups, so that it records nothing for them, and sets them to evaluation mode.
+one length, or on pictures each of which is seen in one view; its steps are read from the run's log, those of the first
+epoch left out (they are shown beside). PyTorch's side freezes the same groups, so that it records nothing for them, and
+sets them to evaluation mode; its pictures are in memory.
 
     python bench/feature_cache.py --retune target/release/retune --tokenizer MINILM_DIR --cache FOLDER
 """
@@ -20,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import ensure_checkpoint, equal_length_texts
+from checkpoints import LABELS, ensure_checkpoint, ensure_image_weights, equal_length_texts, write_pictures
 from machine import BenchmarkError, python, run, run_json
 
 HERE = Path(__file__).resolve().parent
@@ -39,10 +40,43 @@ class Row:
     train: str
     target: float | None
 
-    def overrides(self) -> list[str]:
-        if self.train == "head":
-            return ["strategy.method=head"]
-        return ["strategy.method=last_n", f"last_n={self.train.removeprefix('last:')}"]
+    def retune(self, scratch: Path, arguments: argparse.Namespace) -> list[str]:
+        """The arguments of `retune fit`."""
+        model, data = ensure_checkpoint(self.model, arguments.cache, arguments.tokenizer), scratch / "train.csv"
+        write_data(data, equal_length_texts(self.batch_size * BATCHES, LENGTH, model))
+        method = ["strategy.method=head"]
+        if self.train != "head":
+            method = ["strategy.method=last_n", f"last_n={self.train.removeprefix('last:')}"]
+        return ["--model", str(model), "--train", str(data), f"max_length={LENGTH}", *method]
+
+    def pytorch(self, arguments: argparse.Namespace) -> list[str]:
+        """The other side's program with its arguments."""
+        model = ensure_checkpoint(self.model, arguments.cache, arguments.tokenizer)
+        return ["pytorch_step.py", "--model", str(model), "--train", self.train, "--length", str(LENGTH)]
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One comparison of `head` on pictures."""
+
+    label: str
+    model: str
+    batch_size: int
+    image_size: int
+    target: float | None
+
+    def retune(self, scratch: Path, arguments: argparse.Namespace) -> list[str]:
+        """The arguments of `retune fit`."""
+        weights = ensure_image_weights(self.model, arguments.cache)
+        data = write_pictures(scratch, self.batch_size * BATCHES)
+        command = ["--model", str(weights), "--train", str(data), f"model.architecture={self.model}"]
+        return [*command, "strategy.method=head", f"image_size={self.image_size}", "augmentation.cached_views=1"]
+
+    def pytorch(self, arguments: argparse.Namespace) -> list[str]:
+        """The other side's program with its arguments."""
+        weights = ensure_image_weights(self.model, arguments.cache)
+        command = ["pytorch_image_step.py", "--architecture", self.model, "--weights", str(weights), "--train", "head"]
+        return [*command, "--image-size", str(self.image_size)]
 
 
 ROWS = (
@@ -50,6 +84,8 @@ ROWS = (
     Row("BERT-base 8x128, last 2 of 12", "bert-base-uncased", 8, "last:2", 3),
     Row("MiniLM 16x128, head", "minilm", 16, "head", None),
     Row("MiniLM 16x128, last 2 of 6", "minilm", 16, "last:2", None),
+    ImageRow("ResNet-18 16x224, head", "resnet18", 16, 224, 100),
+    ImageRow("MobileNetV2 16x224, head", "mobilenet_v2", 16, 224, 100),
 )
 
 
@@ -57,17 +93,14 @@ def write_data(path: Path, texts: list[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
-        writer.writerows([text, ("no", "yes")[row % 2]] for row, text in enumerate(texts))
+        writer.writerows([text, LABELS[row % len(LABELS)]] for row, text in enumerate(texts))
 
 
-def retune_steps(row: Row, folder: Path, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
+def retune_steps(row: Row | ImageRow, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Seconds of each step of the first epoch, and of each later one."""
     with tempfile.TemporaryDirectory() as scratch:
-        data, output = Path(scratch) / "train.csv", Path(scratch) / "run"
-        write_data(data, equal_length_texts(row.batch_size * BATCHES, LENGTH, folder))
-        recipe = Path(scratch) / "recipe.toml"
-        recipe.write_text(f'[model]\nname_or_path = "{folder}"\n[data]\ntrain = "{data}"\nmax_length = {LENGTH}\n')
-        command = [str(arguments.retune), "fit", str(recipe), *row.overrides(), f"train.output_dir={output}"]
+        output = Path(scratch) / "run"
+        command = [str(arguments.retune), "fit", *row.retune(Path(scratch), arguments), "--output", str(output)]
         command += [f"num_train_epochs={EPOCHS}", f"per_device_train_batch_size={row.batch_size}", "logging_steps=1"]
         command += [f"feature_cache={arguments.mode}", "save_steps=1000000", f"threads={arguments.threads}"]
         run(command, arguments.threads)
@@ -78,13 +111,13 @@ def retune_steps(row: Row, folder: Path, arguments: argparse.Namespace) -> tuple
     return seconds[1:BATCHES], seconds[BATCHES:]
 
 
-def compare(row: Row, arguments: argparse.Namespace) -> dict:
-    folder = ensure_checkpoint(row.model, arguments.cache, arguments.tokenizer)
-    command = [python(), "-W", "ignore", str(HERE / "pytorch_step.py"), "--model", str(folder), "--train", row.train]
-    command += ["--batch-size", str(row.batch_size), "--length", str(LENGTH), "--steps", str(arguments.steps), "--json"]
+def compare(row: Row | ImageRow, arguments: argparse.Namespace) -> dict:
+    program, *options = row.pytorch(arguments)
+    command = [python(), "-W", "ignore", str(HERE / program), *options]
+    command += ["--batch-size", str(row.batch_size), "--steps", str(arguments.steps), "--json"]
     first, later, theirs, ratios = [], [], [], []
     for _ in range(arguments.rounds):
-        ours_first, ours_later = retune_steps(row, folder, arguments)
+        ours_first, ours_later = retune_steps(row, arguments)
         pytorch = run_json(command, arguments.threads)["step_seconds"][1:]
         first += ours_first
         later += ours_later

@@ -20,14 +20,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from checkpoints import ensure_checkpoint, ensure_image_weights, equal_length_texts, read_sst2
+from checkpoints import (
+    LABELS,
+    ensure_checkpoint,
+    ensure_image_weights,
+    equal_length_texts,
+    read_sst2,
+    write_pictures,
+)
 from machine import BenchmarkError, run
 from steps import HERE, IMAGE_STEP_ROWS, STEP_ROWS, ImageStepRow, StepRow
-
-LABELS = ("first", "second")
 
 
 def write_texts(row: StepRow, folder: Path, model: Path, arguments: argparse.Namespace) -> Path:
@@ -42,22 +44,11 @@ def write_texts(row: StepRow, folder: Path, model: Path, arguments: argparse.Nam
     return path
 
 
-def write_pictures(row: ImageStepRow, folder: Path, arguments: argparse.Namespace) -> Path:
-    """Pictures of noise for `--steps` batches, larger than the network's input as photographs are."""
-    generator = np.random.default_rng(0)
-    for index in range(row.batch_size * arguments.steps):
-        path = folder / "pictures" / LABELS[index % len(LABELS)] / f"{index}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path)
-    return folder / "pictures"
-
-
 def measure(row: StepRow | ImageStepRow, folder: Path, arguments: argparse.Namespace) -> dict:
     """What a run says of its forecast."""
     if isinstance(row, ImageStepRow):
         model = ensure_image_weights(row.model, arguments.cache)
-        data = write_pictures(row, folder, arguments)
+        data = write_pictures(folder, row.batch_size * arguments.steps)
         settings = [f"model.architecture={row.model}", f"data.image_size={row.image_size}", "optimizer.name=sgd"]
     else:
         model = ensure_checkpoint(row.model, arguments.cache, arguments.tokenizer)

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Times PyTorch's training step on pictures at its best in eager mode: the counterpart of `retune bench --image-size`.
 
-Everything trains, channels-last, fused SGD with momentum. The step is forward, backward and optimizer.
+Everything trains, or the last layer alone (the others then in evaluation mode); channels-last, fused SGD with momentum.
+The step is forward, backward and optimizer.
 
     python bench/pytorch_image_step.py --architecture resnet50 --weights FILE --batch-size 8 --image-size 224 --json
 """
@@ -39,6 +40,11 @@ def loss_of(outputs: object, targets: torch.Tensor) -> torch.Tensor:
     return loss_of(outputs.logits, targets) + 0.4 * loss_of(outputs.aux_logits, targets)
 
 
+def last_layer(model: torch.nn.Module) -> torch.nn.Module:
+    """The layer that makes the logits."""
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", required=True, help="torchvision's name")
@@ -46,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="bf16 is autocast")
+    parser.add_argument("--train", choices=("all", "head"), default="all", help="what trains")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile the model (the first step pays for it)")
@@ -63,12 +70,15 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     x = pictures(arguments.batch_size, arguments.image_size)
     targets = torch.arange(arguments.batch_size)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+    trained = last_layer(model) if arguments.train == "head" else model
+    model.requires_grad_(False)
+    trained.requires_grad_(True)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
     ready_seconds = process_age_seconds()
     with torch.inference_mode():
         initial_eval_loss = loss_of(model.eval()(x), targets).item()
 
-    model.train()
+    trained.train()
     step_model = torch.compile(model) if arguments.compile else model
     cast = torch.autocast("cpu", torch.bfloat16) if arguments.precision == "bf16" else contextlib.nullcontext()
     losses, seconds = [], []
@@ -89,7 +99,7 @@ def main() -> None:
         "image_size": arguments.image_size,
         "precision": arguments.precision,
         "threads": arguments.threads,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trained.parameters()),
         "startup_seconds": ready_seconds,
         "initial_eval_loss": initial_eval_loss,
         "losses": losses,
