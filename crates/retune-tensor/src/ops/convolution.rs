@@ -3,6 +3,7 @@
 use retune_kernels as kernels;
 use retune_kernels::Conv2d;
 
+use super::linear::count_product;
 use super::widened;
 use crate::{Context, Factor, Operand, Tensor, Work};
 
@@ -58,7 +59,10 @@ impl Conv2dParameters {
 fn count(context: &Context, shape: &Conv2d) {
     let kind = match (shape.kernel, shape.stride, shape.dilation, shape.groups) {
         (_, _, _, groups) if groups == shape.in_channels && groups > 1 => Work::DepthwiseConvolution,
-        ([1, 1], [1, 1], _, 1) => Work::Product,
+        ([1, 1], [1, 1], _, 1) => {
+            let pixels = shape.batch * shape.output_height() * shape.output_width();
+            return count_product(context, pixels, shape.out_channels, shape.in_channels);
+        }
         ([3, 3], [1, 1], [1, 1], 1) => Work::SquareConvolution,
         _ => Work::Convolution,
     };

@@ -5,6 +5,13 @@ use retune_kernels::{Activation, Gemm, Layout, gemm};
 use super::elementwise::count_activation;
 use crate::{Context, Factor, Tensor, Work};
 
+/// Counts a product of [m, k] and [k, n]: its arithmetic and, since few columns take less time than the values that they
+/// read and write, those too.
+pub(super) fn count_product(context: &Context, m: usize, n: usize, k: usize) {
+    context.count(Work::Product, 2 * m * n * k);
+    context.count_moved(m * k + k * n + m * n);
+}
+
 /// `activation(scale · x·wᵀ + bias)` for `x` [rows, in] and `w` [out, in]; with `keep_pre_activation` also the value
 /// before the activation. Shape [rows, out].
 pub fn linear<'a>(
@@ -18,7 +25,7 @@ pub fn linear<'a>(
     let x = x.into();
     let (m, k, n) = (x.rows(), x.width(), weight.rows());
     assert_eq!(weight.width(), k, "linear: input {x:?}, weight {weight:?}");
-    context.count(Work::Product, 2 * m * n * k);
+    count_product(context, m, n, k);
     count_activation(context, activation, m * n);
     let mut y = context.allocate([m, n]);
     let mut pre_activation = keep_pre_activation.then(|| context.allocate([m, n]));
@@ -45,7 +52,7 @@ pub fn linear<'a>(
 pub fn add_matmul<'a>(context: &Context, x: &mut Tensor, a: impl Into<Factor<'a>>, b: &Tensor, scale: f32) {
     let a = a.into();
     let (m, n, k) = (a.rows(), b.rows(), a.width());
-    context.count(Work::Product, 2 * m * n * k);
+    count_product(context, m, n, k);
     // Taken on `Meta` too: a shared tensor is copied first, which costs memory.
     let values = x.make_mut();
     if let Some(cpu) = context.kernels() {
@@ -75,7 +82,7 @@ pub fn linear_input_gradient(
     accumulate_into: Option<Tensor>,
 ) -> Tensor {
     let (m, k, n) = (dy.rows(), dy.width(), weight.width());
-    context.count(Work::Product, 2 * m * n * k);
+    count_product(context, m, n, k);
     let accumulate = accumulate_into.is_some();
     let mut dx = accumulate_into.unwrap_or_else(|| context.allocate([m, n]));
     let values = dx.make_mut();
@@ -108,7 +115,7 @@ pub fn linear_weight_gradient<'a>(
 ) {
     let x = x.into();
     let (m, n, k) = (dy.width(), x.width(), dy.rows());
-    context.count(Work::Product, 2 * m * n * k);
+    count_product(context, m, n, k);
     if let Some(cpu) = context.kernels() {
         let product = Gemm {
             layout: Layout::Tn,
