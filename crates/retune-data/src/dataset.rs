@@ -29,6 +29,17 @@ pub enum Target {
     None,
 }
 
+impl Target {
+    /// The classes it names; none for numbers.
+    pub fn classes(&self) -> &[u32] {
+        match self {
+            Self::Class(class) => std::slice::from_ref(class),
+            Self::Classes(classes) => classes,
+            _ => &[],
+        }
+    }
+}
+
 /// One sample of a dataset, whatever its modality.
 pub trait Example: Clone {
     /// Its row in the file, counted from 0 over the rows read.
@@ -180,20 +191,29 @@ impl<E: Example> Dataset<E> {
         let labels = match (&options.labels, roles.target_kind) {
             (_, None | Some(TargetKind::Regression)) => LabelSet::default(),
             (Some(labels), _) => labels.clone(),
-            (None, _) if roles.labels.len() > 1 => {
-                LabelSet::from_names(roles.labels.iter().map(|&column| &table.columns[column]))
-            }
+            (None, _) if roles.labels.len() > 1 => LabelSet::from_names(label_columns(&table, &roles)),
             (None, _) => LabelSet::from_names(names.iter().flatten()),
         };
         let targets = targets(&table, &roles, &names, &labels)?;
         let examples = examples(&mut table.rows, targets, &roles);
-        let value_names = match roles.target_kind {
-            Some(TargetKind::Regression) => {
-                roles.labels.iter().map(|&column| table.columns[column].clone()).collect()
-            }
-            _ => Vec::new(),
+        Ok(Dataset { examples, labels, value_names: value_names(&table, &roles), findings, table, roles })
+    }
+
+    /// A dataset without examples: what is known of a table beside its rows. Where several columns are labels, they are
+    /// the classes.
+    pub(crate) fn without_rows(table: &Table, roles: Roles) -> Self {
+        let are_classes = roles.labels.len() > 1 && roles.target_kind != Some(TargetKind::Regression);
+        let labels = match are_classes {
+            true => LabelSet::from_names(label_columns(table, &roles)),
+            false => LabelSet::default(),
         };
-        Ok(Dataset { examples, labels, value_names, findings, table, roles })
+        let (value_names, table) = (value_names(table, &roles), table.select(&[]));
+        Dataset { examples: Vec::new(), labels, value_names, findings: Vec::new(), table, roles }
+    }
+
+    /// Takes over the columns of a later piece of the same file, which may have more of them at the end.
+    pub(crate) fn widen(&mut self, columns: &[String]) {
+        columns.clone_into(&mut self.table.columns);
     }
 
     /// Number of examples.
@@ -268,16 +288,22 @@ impl<E: Example> Dataset<E> {
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.labels.len()];
         for example in &self.examples {
-            let classes = match example.target() {
-                Target::Class(class) => std::slice::from_ref(class),
-                Target::Classes(classes) => classes.as_slice(),
-                _ => &[],
-            };
-            for &class in classes {
-                counts[class as usize] += 1;
-            }
+            example.target().classes().iter().for_each(|&class| counts[class as usize] += 1);
         }
         counts
+    }
+}
+
+/// The names of the label columns.
+fn label_columns<'a>(table: &'a Table, roles: &'a Roles) -> impl Iterator<Item = &'a String> {
+    roles.labels.iter().map(|&column| &table.columns[column])
+}
+
+/// Names of the outputs of a regression.
+fn value_names(table: &Table, roles: &Roles) -> Vec<String> {
+    match roles.target_kind {
+        Some(TargetKind::Regression) => label_columns(table, roles).cloned().collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -216,18 +216,17 @@ fn parse(path: &Path, bytes: Vec<u8>, options: &ReadOptions) -> Result<Table, Da
         return Err(DataError::refused(Finding::error("empty-file", path, "the file is empty")));
     }
     let format = format_of(path, &bytes, options);
-    let into_table = |read: &dyn Fn(&mut RowSink<'_>) -> Result<(), DataError>| RowSink::table(path, read);
     match format {
         Format::Parquet => {
             let bytes = bytes::Bytes::from(bytes);
-            return into_table(&|rows| parquet::read(path, bytes.clone(), options, rows));
+            return RowSink::table(path, |rows| parquet::read(path, bytes, options, rows));
         }
         Format::Cifar10 | Format::Cifar100 => return read_cifar(path, &bytes, format),
         Format::Idx => return read_idx(path, &bytes),
         _ => {}
     }
     let text = encoding::decode(path, bytes, options.encoding.as_deref())?;
-    into_table(&|rows| read_text(path, &text, format, options, rows))
+    RowSink::table(path, |rows| read_text(path, &text, format, options, rows))
 }
 
 /// Reads a decoded text file.

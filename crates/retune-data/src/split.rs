@@ -4,7 +4,7 @@
 //! stands, so a file that is shuffled or appended to keeps its split.
 
 use crate::batch::mix;
-use crate::dataset::{Dataset, Example, Target};
+use crate::dataset::{Dataset, Example};
 use crate::error::DataError;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -273,11 +273,7 @@ fn united(units: Vec<Unit>, pairs: &[(usize, usize)], rows: usize) -> Vec<Unit> 
 
 /// The unit's rarest class, which is the one that most needs care; without classes one stratum holds all.
 fn stratum<E: Example>(dataset: &Dataset<E>, unit: &Unit, counts: &[usize]) -> u32 {
-    let classes = unit.rows.iter().flat_map(|&row| match dataset.examples[row].target() {
-        Target::Class(class) => std::slice::from_ref(class),
-        Target::Classes(classes) => classes.as_slice(),
-        _ => &[],
-    });
+    let classes = unit.rows.iter().flat_map(|&row| dataset.examples[row].target().classes());
     classes.copied().min_by_key(|&class| (counts[class as usize], class)).unwrap_or(u32::MAX)
 }
 
@@ -301,11 +297,8 @@ fn check_classes<E: Example>(
     }
     let mut present = vec![false; dataset.labels.len()];
     for &row in rows {
-        match dataset.examples[row].target() {
-            Target::Class(class) => present[*class as usize] = true,
-            Target::Classes(classes) => classes.iter().for_each(|&class| present[class as usize] = true),
-            _ => {}
-        }
+        let classes = dataset.examples[row].target().classes();
+        classes.iter().for_each(|&class| present[class as usize] = true);
     }
     let counts = dataset.class_counts();
     let missing: Vec<String> = (0..present.len())

@@ -3,14 +3,13 @@
 //!
 //! The rows, their order, their labels and their token ids are those that reading the file at once gives.
 
-use crate::dataset::{DatasetOptions, OnMissing, Target, TextDataset, TextExample};
+use crate::dataset::{DatasetOptions, OnMissing, Target, TextDataset, TextExample, label_names};
 use crate::error::DataError;
 use crate::finding::{Finding, count};
 use crate::labels::LabelSet;
-use crate::roles::{Roles, TargetKind};
+use crate::roles::Roles;
 use crate::table::{Row, Table, Value};
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Rows of a piece at most …
 pub const PIECE_ROWS: usize = 16_384;
@@ -24,15 +23,8 @@ const SAMPLE_BYTES: usize = 64 << 20;
 /// What is known of each row of a streamed file once its texts are gone.
 #[derive(Debug, Clone)]
 pub struct StreamedTexts {
-    path: PathBuf,
-    columns: Vec<String>,
-    roles: Roles,
-    /// The classes; empty for regression.
-    pub labels: LabelSet,
-    /// Names of the outputs of a regression.
-    pub value_names: Vec<String>,
-    /// What was left out.
-    pub findings: Vec<Finding>,
+    /// The file, its columns, their roles, the classes and what was left out; without examples.
+    pub about: TextDataset,
     lines: Vec<u64>,
     /// Which of `targets` each row has.
     target_of: Vec<u32>,
@@ -50,21 +42,6 @@ impl StreamedTexts {
         self.lines.is_empty()
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The source's columns in file order.
-    pub fn column_names(&self) -> &[String] {
-        &self.columns
-    }
-
-    /// The roles of the columns.
-    pub fn roles(&self) -> &Roles {
-        &self.roles
-    }
-
     /// A row's line in the file.
     pub fn line(&self, row: usize) -> u64 {
         self.lines[row]
@@ -79,16 +56,16 @@ impl StreamedTexts {
     pub fn class_counts(&self) -> Vec<usize> {
         let mut of_targets = vec![0; self.targets.len()];
         self.target_of.iter().for_each(|&target| of_targets[target as usize] += 1);
-        let mut counts = vec![0; self.labels.len()];
+        let mut counts = vec![0; self.about.labels.len()];
         for (target, rows) in self.targets.iter().zip(of_targets) {
-            classes(target).iter().for_each(|&class| counts[class as usize] += rows);
+            target.classes().iter().for_each(|&class| counts[class as usize] += rows);
         }
         counts
     }
 
     /// Puts the classes in another order, that of a model which knows the same names.
     pub fn relabel(&mut self, labels: &LabelSet) {
-        let class = |class: u32| labels.index(self.labels.name(class)?);
+        let class = |class: u32| labels.index(self.about.labels.name(class)?);
         let place = |old: u32| class(old).unwrap_or(old);
         for target in &mut self.targets {
             match target {
@@ -100,15 +77,7 @@ impl StreamedTexts {
                 _ => {}
             }
         }
-        self.labels = labels.clone();
-    }
-}
-
-fn classes(target: &Target) -> &[u32] {
-    match target {
-        Target::Class(class) => std::slice::from_ref(class),
-        Target::Classes(classes) => classes,
-        _ => &[],
+        self.about.labels = labels.clone();
     }
 }
 
@@ -123,8 +92,6 @@ pub struct StreamSample {
 
 /// Takes in a file's pieces one after the other.
 pub struct TextStream {
-    roles: Roles,
-    columns: Vec<String>,
     on_missing: OnMissing,
     /// Label names in the order in which they came up.
     names: Vec<String>,
@@ -137,28 +104,12 @@ pub struct TextStream {
 impl TextStream {
     /// A stream whose first piece, and what its columns are for, is known.
     pub fn new(first: &Table, roles: Roles, on_missing: OnMissing) -> Self {
-        let column = |&column: &usize| first.columns[column].clone();
-        let names = if roles.labels.len() > 1 && roles.target_kind != Some(TargetKind::Regression) {
-            LabelSet::from_names(roles.labels.iter().map(column)).names().to_vec()
-        } else {
-            Vec::new()
-        };
-        let texts = StreamedTexts {
-            path: first.path.clone(),
-            columns: first.columns.clone(),
-            roles: roles.clone(),
-            labels: LabelSet::default(),
-            value_names: match roles.target_kind {
-                Some(TargetKind::Regression) => roles.labels.iter().map(column).collect(),
-                _ => Vec::new(),
-            },
-            findings: Vec::new(),
-            lines: Vec::new(),
-            target_of: Vec::new(),
-            targets: Vec::new(),
-        };
-        let (columns, known) = (first.columns.clone(), HashMap::new());
-        TextStream { roles, columns, on_missing, names, left_out: 0, sample: Sample::default(), known, texts }
+        let about = TextDataset::without_rows(first, roles);
+        let names = about.labels.names().to_vec();
+        let (lines, target_of, targets) = (Vec::new(), Vec::new(), Vec::new());
+        let texts = StreamedTexts { about, lines, target_of, targets };
+        let (sample, known) = (Sample::default(), HashMap::new());
+        TextStream { on_missing, names, left_out: 0, sample, known, texts }
     }
 
     /// Takes in a piece and hands out its examples. Their classes are not final; those of [`StreamedTexts::target`] are.
@@ -170,11 +121,12 @@ impl TextStream {
         let rows = piece.rows.len();
         piece.rows.iter().for_each(|row| self.sample.offer(row));
         // In JSON Lines a later row may bring a new column; those that were there keep their places.
-        self.columns.clone_from(&piece.columns);
-        if self.roles.labels.len() == 1 {
-            let known: std::collections::HashSet<&String> = self.names.iter().collect();
+        self.texts.about.widen(&piece.columns);
+        let roles = self.texts.about.roles().clone();
+        if roles.labels.len() == 1 {
+            let known: HashSet<&String> = self.names.iter().collect();
             let mut new: Vec<String> = Vec::new();
-            for name in crate::dataset::label_names(&piece, &self.roles).into_iter().flatten() {
+            for name in label_names(&piece, &roles).into_iter().flatten() {
                 if !known.contains(&name) && !new.contains(&name) {
                     new.push(name);
                 }
@@ -183,7 +135,7 @@ impl TextStream {
         }
         let labels = Some(LabelSet::in_order(self.names.clone()));
         let options = DatasetOptions { labels, on_missing: self.on_missing };
-        let dataset = match TextDataset::new(piece, self.roles.clone(), &options) {
+        let dataset = match TextDataset::new(piece, roles, &options) {
             Ok(dataset) => dataset,
             // All of a piece may be left out, if not all of the file.
             Err(DataError::Refused(findings)) if findings.iter().all(|finding| finding.code == "no-rows") => {
@@ -213,29 +165,27 @@ impl TextStream {
     pub fn finish(mut self) -> Result<(StreamedTexts, StreamSample), DataError> {
         let mut texts = self.texts;
         if texts.is_empty() {
-            let finding = Finding::error("no-rows", &texts.path, "no row has both content and a label");
+            let finding =
+                Finding::error("no-rows", texts.about.path(), "no row has both content and a label");
             return Err(DataError::refused(finding));
         }
         if self.left_out > 0 {
             let message = format!("{} left out: no text or no label", count(self.left_out, "row"));
-            texts.findings.push(Finding::warning("missing-label", &texts.path, message));
+            let finding = Finding::warning("missing-label", texts.about.path(), message);
+            texts.about.findings.push(finding);
         }
         // A label that only rows without text have is none of the data's.
-        let used: std::collections::BTreeSet<u32> =
-            texts.targets.iter().flat_map(|target| classes(target).to_vec()).collect();
-        if self.roles.labels.len() == 1 {
+        let used: BTreeSet<u32> = texts.targets.iter().flat_map(|target| target.classes().to_vec()).collect();
+        if texts.about.roles().labels.len() == 1 {
             let names: Vec<&String> = used.iter().map(|&class| &self.names[class as usize]).collect();
             let labels = LabelSet::from_names(names);
-            texts.labels = LabelSet::in_order(std::mem::take(&mut self.names));
+            texts.about.labels = LabelSet::in_order(std::mem::take(&mut self.names));
             texts.relabel(&labels);
-        } else {
-            texts.labels = LabelSet::in_order(self.names);
         }
         let Sample { mut rows, every, .. } = self.sample;
-        let columns = self.columns;
+        let (path, columns) = (texts.about.path().to_owned(), texts.about.column_names().to_vec());
         rows.iter_mut().for_each(|row| row.values.resize(columns.len(), Value::Null));
-        texts.columns.clone_from(&columns);
-        let table = Table { path: texts.path.clone(), columns, rows, findings: Vec::new() };
+        let table = Table { path, columns, rows, findings: Vec::new() };
         Ok((texts, StreamSample { table, one_in: every }))
     }
 }
@@ -298,6 +248,7 @@ mod tests {
     use super::*;
     use crate::read::{ReadOptions, read_bytes, read_pieces};
     use crate::roles::{RoleOverrides, infer_roles};
+    use std::path::{Path, PathBuf};
 
     /// Streams a file in pieces of so many rows and gives what is known, the texts, and the most rows at once.
     fn stream(path: &Path, piece_rows: usize) -> Result<(StreamedTexts, Vec<String>, usize), DataError> {
@@ -342,7 +293,7 @@ mod tests {
             for piece_rows in [1, 7, 64, 1000] {
                 let (streamed, texts, most) = stream(&path, piece_rows).unwrap();
                 assert_eq!(most, piece_rows.min(100), "{name}: no more rows are held than a piece has");
-                assert_eq!((streamed.len(), &streamed.labels), (100, &whole.labels));
+                assert_eq!((streamed.len(), &streamed.about.labels), (100, &whole.labels));
                 assert_eq!(streamed.class_counts(), whole.class_counts());
                 for (row, example) in whole.examples.iter().enumerate() {
                     assert_eq!((streamed.line(row), streamed.target(row)), (example.line, &example.target));

@@ -105,13 +105,7 @@ impl TokenCache {
             Ok(None) => {}
             Err(error) => done.failures.push(format!("{}: {error}", folder.display())),
         }
-        let about = TokenAbout {
-            model: self.model.clone(),
-            data: path.display().to_string(),
-            texts: examples.len(),
-            max_length: policy.max_length,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let about = self.about(path, examples.len(), policy);
         // A token has at least a byte of text, and most have four.
         let mut file = match self.begin(&folder, &about, bytes / 2 * TOKEN_BYTES) {
             Ok(Some(file)) => file,
@@ -143,6 +137,17 @@ impl TokenCache {
                 done.failures.push(format!("{}: {error}", folder.display()));
                 Ok((in_memory()?, done))
             }
+        }
+    }
+
+    /// What a person is told of a file's tokens.
+    pub(crate) fn about(&self, path: &Path, texts: usize, policy: &LengthPolicy) -> TokenAbout {
+        TokenAbout {
+            model: self.model.clone(),
+            data: path.display().to_string(),
+            texts,
+            max_length: policy.max_length,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 

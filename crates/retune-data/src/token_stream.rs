@@ -59,13 +59,7 @@ impl TokenCache {
         hasher.update(tokenizer.fingerprint()?);
         hasher.update(format!("{policy:?} {}", source.identity));
         let folder = self.root.join(hexadecimal(&hasher.finalize()));
-        let about = TokenAbout {
-            model: self.model.clone(),
-            data: path.display().to_string(),
-            texts: 0,
-            max_length: policy.max_length,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let about = self.about(path, 0, policy);
         let found = find(&folder, None, failures);
         let found = found.map_err(|error| failures.push(format!("{}: {error}", folder.display())));
         let state = match found {

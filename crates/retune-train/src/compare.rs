@@ -154,7 +154,7 @@ pub fn compare_strategies(
             // Of what has stages to come the best is not known yet; of the rest at least one goes on.
             arms[..kept].sort_by_key(|arm| !arm.has_stages_to_come());
             let unknown = arms[..kept].iter().filter(|arm| arm.has_stages_to_come()).count();
-            let left = kept.div_ceil(2).max(2).max(unknown + 1).min(kept);
+            let left = kept.div_ceil(2).max(unknown + 1).min(kept);
             for arm in &mut arms[left..kept] {
                 arm.dropped_at = Some(target);
                 tell(&format!("{} is dropped", arm.name()));

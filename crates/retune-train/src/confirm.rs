@@ -93,7 +93,8 @@ pub fn confirm_plan(
     }
     let StagePlan { name, cost, trainable_parameters, .. } = stage;
     let update = update_work(*trainable_parameters as u64, cost.optimizer_bytes / 4, false);
-    let unreached = unreached_bytes(&prepared, &trainable, &gradients, None);
+    let live = |live: &[bool]| live.iter().filter(|live| **live).count();
+    let unreached = unreached_bytes(&prepared, &trainable, &gradients, live);
     let added = cost.peak_activation_bytes + cost.gradient_bytes + cost.optimizer_bytes - unreached;
     Ok(Confirmation {
         stage: name.clone(),

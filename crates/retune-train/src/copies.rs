@@ -42,7 +42,7 @@ impl Copies {
         };
         let found = pairs.into_iter().map(|pair| pair.map(|pair| describe(pair.first, pair.similarity)));
         let mut found: Vec<Option<Value>> = found.collect();
-        let shared = streamed.and_then(|rows| Some((rows.texts.path(), rows.copies.get(&split)?)));
+        let shared = streamed.and_then(|rows| Some((rows.texts.about.path(), rows.copies.get(&split)?)));
         if let (Some((file, lines)), Some(text)) = (shared, trainee.text()) {
             for (sample, found) in found.iter_mut().enumerate() {
                 if let Some(line) = lines.get(&text.splits[&split].rows.line(sample)) {

@@ -262,7 +262,6 @@ fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost 
     let step = meter.train(&trainable, &longest, None);
     let memory = stage_memory(&prepared.recipe, &prepared.store, stage);
     let epoch_work = meter.epoch_work(&trainable, None);
-    let looked_up = prepared.trainee.rows_looked_up().unwrap_or(usize::MAX);
     StepCost {
         samples: longest.len(),
         tokens: tokens(prepared, &longest),
@@ -270,7 +269,7 @@ fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost 
         parameter_bytes: memory.parameter_bytes,
         gradient_bytes: memory.gradient_bytes,
         optimizer_bytes: memory.optimizer_bytes,
-        unreached_bytes: unreached_bytes(prepared, &trainable, &step.gradients, Some(looked_up)),
+        unreached_bytes: unreached_bytes(prepared, &trainable, &step.gradients, |_| meter.rows_looked_up()),
         operations: step.work.operations(),
         epoch_operations: epoch_work.operations(),
         work: step.work,
@@ -278,18 +277,18 @@ fn step_cost(prepared: &Prepared, meter: &Meter<'_>, stage: &Stage) -> StepCost 
     }
 }
 
-/// Bytes of gradients and optimizer state in the pages of tables that get none of `looked_up` rows, wherever in the table
-/// these are; of the rows that these gradients reach, if `None`.
+/// Bytes of gradients and optimizer state in the pages of tables that hold none of the rows that are reached, wherever in
+/// the table these are. `reached` counts them; it is given which rows these gradients reach.
 pub(crate) fn unreached_bytes(
     prepared: &Prepared,
     trainable: &Trainable,
     gradients: &Gradients,
-    looked_up: Option<usize>,
+    reached: impl Fn(&[bool]) -> usize,
 ) -> u64 {
     let optimizer = optimizer_config(&prepared.recipe);
     let of_table = |(slot, &id): (usize, &ParameterId)| {
         let Reach::Rows { width, live } = gradients.reach(slot) else { return 0.0 };
-        let reached = looked_up.unwrap_or_else(|| live.iter().filter(|live| **live).count()).min(live.len());
+        let reached = reached(live).min(live.len());
         let values = live.len() * width;
         let copies = 1 + optimizer.state_elements(&prepared.store.declaration(id).shape) / values.max(1);
         untouched_share(live.len(), *width, reached) * (4 * copies * values) as f64

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use retune_checkpoint::hub::{ResolveOptions, resolve};
-use retune_checkpoint::{LoadReport, ModelConfig, Weights, hash_file};
+use retune_checkpoint::{FileHash, LoadReport, ModelConfig, Weights, hash_file};
 use retune_data::{Finding, LengthReport, Modality};
 use retune_kernels::{Cpu, Isa};
 use retune_models::LoraConfig;
@@ -283,11 +283,13 @@ pub(crate) fn find_model(
     Ok(ModelLocation { path, config_only })
 }
 
-/// SHA-256 of the model's files and of the data files; folders of pictures have a hash of their own.
+/// SHA-256 of the model's files and of the data files, the training file's unless it is known; folders of pictures have a
+/// hash of their own.
 fn hash_inputs(
     recipe: &Recipe,
     weights: Option<&Weights>,
     model_files: &[PathBuf],
+    training_file: Option<FileHash>,
 ) -> Result<BTreeMap<String, String>, TrainError> {
     let mut hashes = BTreeMap::new();
     for path in model_files {
@@ -299,7 +301,9 @@ fn hash_inputs(
     let data = [&recipe.data.train, &recipe.data.validation, &recipe.data.test, &recipe.data.review];
     let data = data.into_iter().chain([&recipe.augmentation.paraphrases]);
     for path in data.flatten().filter(|path| Path::new(path).is_file()) {
-        hashes.insert(path.clone(), hash_file(Path::new(path))?.sha256);
+        let known = training_file.as_ref().filter(|known| known.path == Path::new(path));
+        let hash = known.map_or_else(|| hash_file(Path::new(path)), |known| Ok(known.clone()))?;
+        hashes.insert(path.clone(), hash.sha256);
     }
     Ok(hashes)
 }

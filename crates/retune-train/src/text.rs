@@ -60,7 +60,7 @@ impl TextRows {
     pub fn path(&self) -> &Path {
         match self {
             Self::InMemory(dataset) => dataset.path(),
-            Self::Streamed(rows) => rows.texts.path(),
+            Self::Streamed(rows) => rows.texts.about.path(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! A prepared model on a context without numbers: what its passes allocate and how much work they are.
 
+use std::cell::OnceCell;
+
 use retune_autograd::{Gradients, Var};
 use retune_data::{BatchOrder, Target};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Randomness, Trainable};
@@ -33,6 +35,7 @@ pub(crate) struct Meter<'a> {
     store: ParameterStore,
     /// Bytes of the parameters.
     resting: u64,
+    rows_looked_up: OnceCell<usize>,
 }
 
 impl<'a> Meter<'a> {
@@ -46,7 +49,7 @@ impl<'a> Meter<'a> {
         let context = Context::meta().with_precision(recipe.train.precision.of_products());
         let store = without_values(&context, store);
         let resting = context.pool().memory_use().held;
-        Self { recipe, task, trainee, context, store, resting }
+        Self { recipe, task, trainee, context, store, resting, rows_looked_up: OnceCell::new() }
     }
 
     /// A meter of a prepared run.
@@ -58,6 +61,11 @@ impl<'a> Meter<'a> {
     /// Bytes of all buffers that what was measured so far would have left behind, beside the parameters.
     pub fn held_bytes(&self) -> u64 {
         self.context.pool().memory_use().held - self.resting
+    }
+
+    /// Rows of its largest table that the training data looks up; more than any has, where that is not known.
+    pub fn rows_looked_up(&self) -> usize {
+        *self.rows_looked_up.get_or_init(|| self.trainee.rows_looked_up().unwrap_or(usize::MAX))
     }
 
     fn environment<'s>(&'s self, trainable: &'s Trainable, is_training: bool) -> Environment<'s> {

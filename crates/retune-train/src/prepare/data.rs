@@ -6,8 +6,8 @@ use std::path::Path;
 use retune_data::image::{PictureOptions, check_pictures, open_pictures};
 use retune_data::{
     CheckOptions, DataError, Dataset, DatasetOptions, Example, Finding, LabelSet, Modality, OnMissing,
-    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, StreamedTexts, Table, TargetKind,
-    check_groups, check_splits, check_table, hold_out, hold_out_latest, infer_roles, k_fold, read_table,
+    ReadOptions, RoleOverrides, Roles, Severity, SplitOptions, Table, TargetKind, check_groups, check_splits,
+    check_table, hold_out, hold_out_latest, infer_roles, k_fold, read_table,
 };
 use retune_tasks::{ClassificationTask, ProblemType};
 
@@ -256,31 +256,22 @@ pub(super) struct TrainingData<'a> {
     pub(super) class_counts: Vec<usize>,
 }
 
-impl<'a, E: Example> From<&'a Dataset<E>> for TrainingData<'a> {
-    fn from(train: &'a Dataset<E>) -> Self {
+impl<'a> TrainingData<'a> {
+    /// Of a dataset, or of one without examples and what was counted of those that were let go.
+    pub(super) fn new<E: Example>(about: &'a Dataset<E>, samples: usize, class_counts: Vec<usize>) -> Self {
         Self {
-            path: train.path(),
-            samples: train.len(),
-            roles: train.roles(),
-            column_names: train.column_names(),
-            labels: &train.labels,
-            value_names: &train.value_names,
-            class_counts: train.class_counts(),
+            path: about.path(),
+            samples,
+            roles: about.roles(),
+            column_names: about.column_names(),
+            labels: &about.labels,
+            value_names: &about.value_names,
+            class_counts,
         }
     }
-}
 
-impl<'a> From<&'a StreamedTexts> for TrainingData<'a> {
-    fn from(train: &'a StreamedTexts) -> Self {
-        Self {
-            path: train.path(),
-            samples: train.len(),
-            roles: train.roles(),
-            column_names: train.column_names(),
-            labels: &train.labels,
-            value_names: &train.value_names,
-            class_counts: train.class_counts(),
-        }
+    pub(super) fn of<E: Example>(train: &'a Dataset<E>) -> Self {
+        Self::new(train, train.len(), train.class_counts())
     }
 }
 

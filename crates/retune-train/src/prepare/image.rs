@@ -60,7 +60,7 @@ pub(super) fn prepare(
     let of_model = labels_of(&config, &recipe)?;
     let make = (ImageDataset::from_pictures as fn(_, _, &_) -> _, of_model.as_ref());
     let splits = make_datasets(&recipe, options.fold, tables, make, tell)?;
-    let task = make_task(&mut recipe, &TrainingData::from(&splits[&Split::Train]))?;
+    let task = make_task(&mut recipe, &TrainingData::of(&splits[&Split::Train]))?;
     check_metric(&recipe, &task)?;
     check_augmentation(&recipe, &preprocessor, task.problem_type)?;
     check_imbalance(&recipe, &task)?;
@@ -109,9 +109,9 @@ pub(super) fn prepare(
     }
 
     let files: Vec<PathBuf> = config.file.iter().map(|file| file.path().to_owned()).collect();
-    let mut hashes = hash_inputs(&recipe, weights.as_ref(), &files)?;
+    let mut hashes = hash_inputs(&recipe, weights.as_ref(), &files, None)?;
     hashes.extend(picture_hashes);
-    record_choices(&mut recipe, &TrainingData::from(&splits[&Split::Train]), &task);
+    record_choices(&mut recipe, &TrainingData::of(&splits[&Split::Train]), &task);
     record_views(&mut recipe, &views.preprocessor);
     let workers = recipe.data.workers.unwrap_or(threads);
     let empty = || ModelConfig::from_object(&location.path, Map::new());

@@ -30,6 +30,8 @@ const OF_ALL_ROWS: &[&str] = &["single-class", "rare-class", "too-many-classes"]
 pub(super) struct Streamed {
     pub(super) rows: StreamedRows,
     pub(super) encoded: EncodedDataset,
+    /// The training file's hash.
+    pub(super) hash: FileHash,
     /// Validation and test data.
     pub(super) others: BTreeMap<Split, TextDataset>,
 }
@@ -62,7 +64,8 @@ pub(super) fn read(
             others.push((split, read_table(Path::new(path), &options)?));
         }
     }
-    let begin = Begin { hash: hash_file(path)?, options: &options, on_missing, encoder };
+    let hash = hash_file(path)?;
+    let begin = Begin { hash: &hash, options: &options, on_missing, encoder };
     let mut pass: Option<Pass<'_>> = None;
     let mut findings = read_pieces(path, &options, PIECE_ROWS, &mut |piece| {
         let pass = match &mut pass {
@@ -87,7 +90,7 @@ pub(super) fn read(
         findings.push(Finding::info("checked-in-part", path, message));
     }
     drop(sample);
-    findings.append(&mut texts.findings);
+    findings.append(&mut texts.about.findings);
     let mut copies = BTreeMap::new();
     for (split, shared) in shared {
         copies.insert(split, shared.finish(path, &mut findings));
@@ -98,10 +101,10 @@ pub(super) fn read(
     }
     apply_missing_policy(&mut findings, recipe.data.missing_label);
     refuse_errors(&findings)?;
-    if let Some(labels) = labels_of_model(of_model, &texts.labels) {
+    if let Some(labels) = labels_of_model(of_model, &texts.about.labels) {
         texts.relabel(&labels);
     }
-    let options = DatasetOptions { labels: Some(texts.labels.clone()), on_missing };
+    let options = DatasetOptions { labels: Some(texts.about.labels.clone()), on_missing };
     let mut datasets = BTreeMap::new();
     for ((split, table), roles) in others.into_iter().zip(other_roles) {
         datasets.insert(split, TextDataset::new(table, roles, &options)?);
@@ -110,7 +113,8 @@ pub(super) fn read(
         tell(Event::warning("data", finding.to_string()));
     }
     let encoded = EncodedDataset::new(Arc::new(columns), encoder.policy);
-    Ok((Streamed { rows: StreamedRows { texts, copies }, encoded, others: datasets }, findings))
+    let rows = StreamedRows { texts, copies };
+    Ok((Streamed { rows, encoded, hash, others: datasets }, findings))
 }
 
 /// What goes along with the pieces.
@@ -125,7 +129,7 @@ struct Pass<'a> {
 
 /// What is known before the first piece.
 struct Begin<'a> {
-    hash: FileHash,
+    hash: &'a FileHash,
     options: &'a ReadOptions,
     on_missing: OnMissing,
     encoder: &'a Encoder<'a>,

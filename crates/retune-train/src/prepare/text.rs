@@ -94,11 +94,12 @@ pub(super) fn prepare(
 
     tokenizer.check_against_model(model.sizes().vocab_size)?;
     record_choices(&mut recipe, &source.train(), &task);
-    let (datasets, streamed) = match source {
-        Source::InMemory(datasets) => (datasets, None),
+    let (datasets, streamed, known) = match source {
+        Source::InMemory(datasets) => (datasets, None, None),
         Source::Streamed(streamed) => {
-            let Streamed { rows, encoded, others } = *streamed;
-            (others, Some(TextSplit { rows: TextRows::Streamed(Box::new(rows)), encoded }))
+            let Streamed { rows, encoded, hash, others } = *streamed;
+            let rows = TextRows::Streamed(Box::new(rows));
+            (others, Some(TextSplit { rows, encoded }), Some(hash))
         }
     };
     let paraphrases = paraphrases(&mut recipe, &options.resolve.cache_dir, &datasets, tell)?;
@@ -107,7 +108,7 @@ pub(super) fn prepare(
     let lengths = splits.iter().map(|(&split, text)| (split, text.encoded.report.clone())).collect();
     let mut model_files = tokenizer.files();
     model_files.push(config.path().to_owned());
-    let hashes = hash_inputs(&recipe, Some(&weights), &model_files)?;
+    let hashes = hash_inputs(&recipe, Some(&weights), &model_files, known)?;
     let augmentation = recipe.augmentation.to_text_augmentation();
     let varies = !augmentation.is_none() || paraphrases.is_some();
     let views = varies.then(|| TextViews { augmentation, paraphrases, tokenizer, policy });
@@ -140,8 +141,11 @@ enum Source {
 impl Source {
     fn train(&self) -> TrainingData<'_> {
         match self {
-            Self::InMemory(datasets) => (&datasets[&Split::Train]).into(),
-            Self::Streamed(streamed) => (&streamed.rows.texts).into(),
+            Self::InMemory(datasets) => TrainingData::of(&datasets[&Split::Train]),
+            Self::Streamed(streamed) => {
+                let texts = &streamed.rows.texts;
+                TrainingData::new(&texts.about, texts.len(), texts.class_counts())
+            }
         }
     }
 }
