@@ -153,7 +153,7 @@ impl Pool {
     /// the pool should hold, a much larger one serves too, or others make room for the new one.
     fn reuse<T: Value>(&self, length: usize) -> Option<(usize, Vec<T>)> {
         let shelf = T::shelf(&self.shared);
-        if let Some(found) = shelf.pick(length..=length + length / 4) {
+        if let Some(found) = shelf.pick(length..=2 * length) {
             return Some(found);
         }
         let (held, highest) =
@@ -169,13 +169,14 @@ impl Pool {
         found
     }
 
-    /// A buffer of `length` values whose content is whatever its last user left. Buffers serve requests up to a quarter
-    /// smaller, since batches of mixed lengths would otherwise never find one.
+    /// A buffer of `length` values whose content is whatever its last user left. Buffers serve requests down to half
+    /// their size, since batches of mixed lengths and the last of an epoch would otherwise never find one.
     pub(crate) fn take<T: Value>(&self, length: usize) -> Buffer<T> {
         self.account(size_of::<T>() * length);
         let reused = self.reuse(length);
         let is_new = reused.is_none();
-        let (_, mut values) = reused.unwrap_or_default();
+        // A new one comes as the system hands it out: those who write it touch it first, each its part.
+        let mut values = reused.map_or_else(|| vec![T::default(); length], |(_, values)| values);
         values.resize(length, T::default());
         let capacity = values.capacity();
         if is_new {
@@ -315,13 +316,14 @@ mod tests {
     #[test]
     fn buffers_of_lengths_that_do_not_come_again_are_freed_for_new_ones() {
         let pool = Pool::new();
-        // Each length is beyond what the buffers of the others serve.
+        // Few lengths are within what the buffers of others serve.
         for length in [1000, 700, 500, 350, 240, 2000, 1400] {
             drop(pool.take::<f32>(length));
             let MemoryUse { held, .. } = pool.memory_use();
             assert!(held <= 4 * 3000, "{held} bytes are held after {length} values");
         }
-        // The 1,000 values served 700 and made room for 2,000, which serve 1,400; 500 were the one new buffer there was room for.
-        assert_eq!(pool.memory_use().held, 4 * (2000 + 500));
+        // The 1,000 values served 700 and 500 and made room for 2,000, which serve 1,400; 350 were the one new buffer there was
+        // room for.
+        assert_eq!(pool.memory_use().held, 4 * (2000 + 350));
     }
 }
