@@ -8,6 +8,8 @@ use std::ops::{Add, AddAssign, Index, Sub};
 pub enum Work {
     /// Floating-point operations of matrix products, convolutions of single pixels among them.
     Product,
+    /// The same of products with a side of fewer than [`NARROW`](Self::NARROW) values, which registers are less full with.
+    NarrowProduct,
     /// Floating-point operations of convolutions with a window of 3×3 and stride 1, of which kernels spare some.
     SquareConvolution,
     /// Floating-point operations of other convolutions.
@@ -25,9 +27,13 @@ pub enum Work {
 }
 
 impl Work {
+    /// Products with a smaller side count apart.
+    pub const NARROW: usize = 64;
+
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Product,
+        Self::NarrowProduct,
         Self::SquareConvolution,
         Self::Convolution,
         Self::DepthwiseConvolution,

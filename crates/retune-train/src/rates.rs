@@ -13,6 +13,8 @@ use serde::Serialize;
 pub struct MachineRates {
     /// Floating-point operations of matrix products.
     pub product: f64,
+    /// Floating-point operations of matrix products with a narrow side.
+    pub narrow_product: f64,
     /// Floating-point operations, by their definition, of convolutions of 3×3 with stride 1.
     pub square_convolution: f64,
     /// Floating-point operations of other convolutions.
@@ -49,6 +51,7 @@ impl MachineRates {
         let context = Context::cpu(cpu.clone()).with_precision(precision);
         let mut rates = Self {
             product: f64::INFINITY,
+            narrow_product: f64::INFINITY,
             square_convolution: f64::INFINITY,
             convolution: f64::INFINITY,
             depthwise_convolution: f64::INFINITY,
@@ -61,7 +64,8 @@ impl MachineRates {
         let tensor = |sizes: &[usize]| {
             context.tensor(sizes, (0..sizes.iter().product()).map(|i: usize| (i % 7) as f32 - 3.0).collect())
         };
-        let values = [tensor(&[1 << 21]), tensor(&[1 << 21])];
+        // Larger than most processors' last cache: what a step walks through does not fit there either.
+        let values = [tensor(&[1 << 22]), tensor(&[1 << 22])];
         rates.time(&context, Work::Memory, || drop(ops::add(&context, &values[0], &values[1])));
         let some = tensor(&[1 << 10, 1 << 9]);
         rates.time(&context, Work::Function, || {
@@ -71,13 +75,18 @@ impl MachineRates {
         let keys = (0..1 << 10).map(|sample| RowKey { sample, position: 0 }).collect();
         let dropout = DropoutSpec { probability: 0.1, key: [1, 2], rows: Arc::new(keys) };
         rates.time(&context, Work::Random, || drop(ops::dropout(&context, &dropout, &some)));
-        let (x, weight) = (tensor(&[1 << 10, 512]), tensor(&[512, 512]));
-        let mut gradient = vec![0.0; 512 * 512];
-        rates.time(&context, Work::Product, || {
-            ops::linear(&context, &x, &weight, None, Activation::Identity, false);
-            ops::linear_input_gradient(&context, &x, &weight, 1.0, None);
-            ops::linear_weight_gradient(&context, &x, &x, 1.0, &mut gradient);
-        });
+        for (kind, [rows, inputs, outputs]) in
+            [(Work::Product, [1 << 10, 512, 512]), (Work::NarrowProduct, [1 << 13, 32, 192])]
+        {
+            let (x, weight, dy) =
+                (tensor(&[rows, inputs]), tensor(&[outputs, inputs]), tensor(&[rows, outputs]));
+            let mut gradient = vec![0.0; outputs * inputs];
+            rates.time(&context, kind, || {
+                ops::linear(&context, &x, &weight, None, Activation::Identity, false);
+                ops::linear_input_gradient(&context, &dy, &weight, 1.0, None);
+                ops::linear_weight_gradient(&context, &dy, &x, 1.0, &mut gradient);
+            });
+        }
         let shape = attention_shape();
         let q = tensor(&[4 * 128, 384]);
         rates.time(&context, Work::Attention, || {
@@ -87,7 +96,7 @@ impl MachineRates {
         });
         let square = |channels: usize, side: usize| {
             let parameters = Conv2dParameters { padding: [1, 1], ..Conv2dParameters::default() };
-            (parameters, tensor(&[1, side, side, channels]), tensor(&[channels, channels, 3, 3]))
+            (parameters, tensor(&[2, side, side, channels]), tensor(&[channels, channels, 3, 3]))
         };
         let squares = [square(64, 56), square(128, 28), square(256, 14)];
         rates.time(&context, Work::SquareConvolution, || {
@@ -120,6 +129,7 @@ impl MachineRates {
     fn of_mut(&mut self, kind: Work) -> &mut f64 {
         match kind {
             Work::Product => &mut self.product,
+            Work::NarrowProduct => &mut self.narrow_product,
             Work::SquareConvolution => &mut self.square_convolution,
             Work::Convolution => &mut self.convolution,
             Work::DepthwiseConvolution => &mut self.depthwise_convolution,
@@ -180,6 +190,7 @@ mod tests {
     fn kinds_of_work_take_their_time_one_after_the_other() {
         let rates = MachineRates {
             product: 100.0,
+            narrow_product: 1.0,
             square_convolution: 1.0,
             convolution: 1.0,
             depthwise_convolution: 1.0,

@@ -8,7 +8,8 @@ use crate::{Context, Factor, Tensor, Work};
 /// Counts a product of [m, k] and [k, n]: its arithmetic and, since few columns take less time than the values that they
 /// read and write, those too.
 pub(super) fn count_product(context: &Context, m: usize, n: usize, k: usize) {
-    context.count(Work::Product, 2 * m * n * k);
+    let kind = if m.min(n).min(k) < Work::NARROW { Work::NarrowProduct } else { Work::Product };
+    context.count(kind, 2 * m * n * k);
     context.count_moved(m * k + k * n + m * n);
 }
 
