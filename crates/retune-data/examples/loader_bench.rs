@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use retune_data::image::{
-    Augmentation, Crop, DEFAULT_MAX_PIXELS, Fit, ImageDataset, ImagePreprocessor, PictureLoader,
-    PictureOptions, ViewKey, open_pictures,
+    Augmentation, Crop, DEFAULT_MAX_PIXELS, Fit, ImageDataset, ImagePreprocessor, PictureOptions, ViewKey,
+    open_pictures,
 };
-use retune_data::{DatasetOptions, Modality, ReadOptions, RoleOverrides, infer_roles, read_table};
+use retune_data::{DatasetOptions, Modality, ReadAhead, ReadOptions, RoleOverrides, infer_roles, read_table};
 
 const BATCH: usize = 32;
 
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pictures: Vec<_> = dataset.examples.iter().map(|example| Arc::clone(&example.picture)).collect();
     let count = pictures.len();
     let to = preprocessor.clone();
-    let loader = PictureLoader::new(workers, move |&(index, step): &(usize, u64)| {
+    let ahead = ReadAhead::new(workers, move |&(index, step): &(usize, u64)| {
         let pixels = pictures[index].open(3, DEFAULT_MAX_PIXELS).ok()?;
         let key = ViewKey { seed: 1, step, occurrence: index as u32 };
         Some(if plain { to.fitted(&pixels) } else { augmentation.view(&pixels, &to, key) })
@@ -63,8 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     for (index, batch) in batches.iter().enumerate() {
         let next = batches.get(index + 1).copied().unwrap_or_default();
-        loader.announce(&[batch, next].concat());
-        let ready = loader.take(batch);
+        ahead.announce(&[batch, next].concat());
+        let ready = ahead.take(batch);
         for (input, pixels) in inputs.chunks_exact_mut(preprocessor.elements()).zip(ready) {
             preprocessor.normalize(&pixels.ok_or("a picture could not be opened any more")?, input);
         }

@@ -14,7 +14,6 @@ mod folder;
 mod idx;
 mod inspect;
 mod jpeg;
-mod loader;
 mod mixing;
 mod picture;
 mod pixels;
@@ -28,7 +27,6 @@ pub use decode::{DEFAULT_MAX_PIXELS, PictureProblem, decode, has_picture_extensi
 pub use duplicates::{check_pictures, pictures_hash, pictures_similar_to, similar_pictures};
 pub use folder::split_folders;
 pub use inspect::{PictureOptions, open_pictures};
-pub use loader::{LoadRequest, PictureLoader};
 pub use mixing::{Mixing, PairMix};
 pub use picture::{Picture, PictureFacts, PictureSource};
 pub use pixels::{Pixels, thumbnail};

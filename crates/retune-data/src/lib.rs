@@ -25,6 +25,7 @@ mod parquet;
 mod parquet_writer;
 mod profile;
 mod read;
+mod read_ahead;
 mod roles;
 mod scan;
 mod similar;
@@ -56,6 +57,7 @@ pub use profile::{
     TableProfile, profile_table,
 };
 pub use read::{DEFAULT_MAX_FIELD_BYTES, Format, OnBadRow, ReadOptions, read_bytes, read_pieces, read_table};
+pub use read_ahead::{AheadRequest, ReadAhead};
 pub use roles::{Modality, RoleOverrides, Roles, TargetKind, infer_modality, infer_roles};
 pub use similar::{Contents, Similar, similar_texts, similar_to};
 pub use split::{Split, SplitOptions, hold_out, hold_out_latest, k_fold};

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use retune_autograd::Var;
-use retune_data::Target;
 use retune_data::image::{
-    DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, LoadRequest, Picture, PictureFacts, PictureLoader,
-    PictureProblem, Pixels, ViewKey, thumbnail,
+    DEFAULT_MAX_PIXELS, ImageDataset, ImagePreprocessor, Picture, PictureFacts, PictureProblem, Pixels,
+    ViewKey, thumbnail,
 };
+use retune_data::{ReadAhead, Target};
 use retune_models::vision::{ImageBatch, ImageClassifier, ImageConfig, Layout};
 use retune_nn::{Forward, ParameterStore, Randomness, Rows};
 use retune_tensor::{Context, Tensor};
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::TrainError;
 use crate::plan::without_values;
 use crate::stages::Stage;
-use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, SampleHash, Split, Trainee};
+use crate::trainee::{Cut, Fetch, Mixed, SampleBatch, SampleHash, Split, Trainee, read_ahead};
 use views::occurrences;
 pub use views::{ImageViews, TrainingSize, ViewChoice};
 
@@ -33,18 +33,6 @@ struct View {
     sample: u32,
     key: Option<ViewKey>,
     size: usize,
-}
-
-/// A loader with a message about the key that its threads come from.
-pub(crate) fn picture_loader<R: LoadRequest, T: Send + 'static>(
-    workers: usize,
-    make: impl Fn(&R) -> T + Send + Sync + 'static,
-) -> Result<PictureLoader<R, T>, TrainError> {
-    PictureLoader::new(workers, make).map_err(|source| {
-        TrainError::Setting(format!(
-            "cannot start {workers} threads for pictures ({source}); set data.workers"
-        ))
-    })
 }
 
 /// An image classifier with its data.
@@ -61,7 +49,7 @@ pub struct ImageTrainee {
     pub views: Arc<ImageViews>,
     /// The shape of a picture's values at each cut ([`ImageClassifier::cut_shapes`]).
     cuts: Vec<Option<Vec<usize>>>,
-    loader: PictureLoader<View, Result<Pixels, PictureProblem>>,
+    ahead: ReadAhead<View, Result<Pixels, PictureProblem>>,
     /// What was fetched and not yet asked for.
     ready: Mutex<HashMap<View, Pixels>>,
 }
@@ -93,8 +81,8 @@ impl ImageTrainee {
             let picture = &pictures[&view.split][view.sample as usize];
             shared.make_at(picture, view.key, view.size)
         };
-        let loader = picture_loader(workers, make)?;
-        Ok(Self { model, config, layout, splits, views, cuts, loader, ready: Mutex::default() })
+        let ahead = read_ahead(workers, "pictures", make)?;
+        Ok(Self { model, config, layout, splits, views, cuts, ahead, ready: Mutex::default() })
     }
 
     fn keys<'a>(
@@ -151,7 +139,7 @@ impl ImageTrainee {
     fn take(&self, views: &[View]) -> HashMap<View, Pixels> {
         let mut ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
         let missing: Vec<View> = views.iter().filter(|view| !ready.contains_key(view)).copied().collect();
-        for (view, result) in missing.iter().zip(self.loader.take(&missing)) {
+        for (view, result) in missing.iter().zip(self.ahead.take(&missing)) {
             // A picture that cannot be opened any more is an error of `fetch`; without it the loss is not a number.
             ready.extend(result.ok().map(|pixels| (*view, pixels)));
         }
@@ -199,9 +187,9 @@ impl Trainee for ImageTrainee {
         };
         let (wanted, mut announced) = (views(batch), views(batch));
         announced.extend(next.map(views).unwrap_or_default());
-        self.loader.announce(&announced);
+        self.ahead.announce(&announced);
         let mut ready = HashMap::with_capacity(wanted.len());
-        for (&view, result) in wanted.iter().zip(self.loader.take(&wanted)) {
+        for (&view, result) in wanted.iter().zip(self.ahead.take(&wanted)) {
             let pixels = result.map_err(|problem| {
                 TrainError::Setting(format!(
                     "{} {problem}; it could be opened when the run began",

@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use retune_checkpoint::{LoadReport, Weights};
-use retune_data::image::{
-    ImageDataset, Picture, PictureLoader, PictureOptions, PictureProblem, Pixels, open_pictures,
-};
-use retune_data::{DatasetOptions, LabelSet, Modality, OnMissing, RoleOverrides, Target};
+use retune_data::image::{ImageDataset, Picture, PictureOptions, PictureProblem, Pixels, open_pictures};
+use retune_data::{DatasetOptions, LabelSet, Modality, OnMissing, ReadAhead, RoleOverrides, Target};
 use retune_models::vision::{ImageClassifier, ImageClassifierParts, ImageConfig};
 use retune_models::{LoadOptions, load_parameters};
 use retune_nn::{Environment, Forward, ParameterBuilder, ParameterStore, Trainable};
@@ -18,13 +16,14 @@ use std::sync::Arc;
 use crate::TrainError;
 use crate::artifact::configured_task;
 use crate::evaluate::Evaluation;
-use crate::image::{ImageViews, TrainingSize, ViewChoice, picture_loader};
+use crate::image::{ImageViews, TrainingSize, ViewChoice};
 use crate::predict::{PredictOptions, placeholder_labels};
 use crate::prepare::{
     check_test_time, context_threads, make_context, preprocessor_of, products_of, read_options,
     read_with_roles, role_overrides,
 };
 use crate::recipe::{Recipe, TestTime};
+use crate::trainee::read_ahead;
 
 /// An image model ready to answer.
 pub struct ImagePredictor {
@@ -37,7 +36,7 @@ pub struct ImagePredictor {
     views: Arc<ImageViews>,
     load_report: LoadReport,
     context: Context,
-    loader: PictureLoader<PictureRequest, Result<Pixels, PictureProblem>>,
+    ahead: ReadAhead<PictureRequest, Result<Pixels, PictureProblem>>,
 }
 
 /// A picture by its place in the dataset, which makes the request small.
@@ -109,7 +108,7 @@ impl ImagePredictor {
         let shared = Arc::clone(&views);
         let workers = recipe.data.workers.unwrap_or_else(|| context_threads(&context));
         let make = move |request: &PictureRequest| shared.make(&request.picture, None);
-        let loader = picture_loader(workers, make)?;
+        let ahead = read_ahead(workers, "pictures", make)?;
         let trainable = Trainable::none(&store);
         Ok(Self {
             path: path.to_owned(),
@@ -121,7 +120,7 @@ impl ImagePredictor {
             views,
             load_report,
             context,
-            loader,
+            ahead,
         })
     }
 
@@ -188,9 +187,9 @@ impl ImagePredictor {
             range.filter_map(request).collect()
         };
         let wanted = requests(pictures);
-        self.loader.announce(&[wanted.clone(), requests(next)].concat());
+        self.ahead.announce(&[wanted.clone(), requests(next)].concat());
         let mut pixels = Vec::with_capacity(wanted.len());
-        for (request, result) in wanted.iter().zip(self.loader.take(&wanted)) {
+        for (request, result) in wanted.iter().zip(self.ahead.take(&wanted)) {
             pixels.push(result.map_err(|problem| {
                 TrainError::Setting(format!(
                     "{} {problem}; it could be opened before",

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use retune_autograd::{Pooling, Var};
-use retune_data::image::{PictureLoader, ViewKey};
+use retune_data::image::ViewKey;
 use retune_data::{
-    EncodedDataset, Encoding, LengthPolicy, Paraphrases, Sequence, StreamedTexts, Target, TextAugmentation,
-    TextDataset, TextExample, TextTokenizer, TokenSequence,
+    EncodedDataset, Encoding, LengthPolicy, Paraphrases, ReadAhead, Sequence, StreamedTexts, Target,
+    TextAugmentation, TextDataset, TextExample, TextTokenizer, TokenSequence,
 };
 use retune_models::text::{TextClassifier, TokenBatch};
 use retune_nn::{Forward, Randomness};
@@ -16,7 +16,7 @@ use retune_tensor::Tensor;
 use sha2::{Digest, Sha256};
 
 use crate::TrainError;
-use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee};
+use crate::trainee::{Cut, Fetch, SampleBatch, SampleHash, Split, Trainee, read_ahead};
 
 /// A split's rows with their token ids.
 pub struct TextSplit {
@@ -124,7 +124,7 @@ pub struct TextTrainee {
 }
 
 /// Random views that threads make while the model computes.
-type ViewsAhead = PictureLoader<View, Option<Encoding>>;
+type ViewsAhead = ReadAhead<View, Option<Encoding>>;
 
 /// One random view of one training text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,11 +213,7 @@ impl TextTrainee {
                 let sample = view.sample as usize;
                 views.encode(sample, &train.examples[sample], view.key)
             };
-            PictureLoader::new(workers, make).map_err(|source| {
-                TrainError::Setting(format!(
-                    "cannot start {workers} threads for augmented texts ({source}); set data.workers"
-                ))
-            })
+            read_ahead(workers, "augmented texts", make)
         };
         let views = views.zip(train).map(ahead).transpose()?;
         Ok(Self { model, splits, views })

@@ -1,13 +1,24 @@
 //! What the loop trains, whatever its modality.
 
 use retune_autograd::Var;
-use retune_data::Target;
+use retune_data::{AheadRequest, ReadAhead, Target};
 use retune_nn::{Forward, Randomness};
 use retune_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::stages::Stage;
+
+/// Threads that make samples ready ahead of the step, with a message about the key that says how many there are.
+pub(crate) fn read_ahead<R: AheadRequest, T: Send + 'static>(
+    workers: usize,
+    what: &str,
+    make: impl Fn(&R) -> T + Send + Sync + 'static,
+) -> Result<ReadAhead<R, T>, TrainError> {
+    ReadAhead::new(workers, make).map_err(|source| {
+        TrainError::Setting(format!("cannot start {workers} threads for {what} ({source}); set data.workers"))
+    })
+}
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

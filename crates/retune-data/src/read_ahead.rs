@@ -1,4 +1,4 @@
-//! Pictures made ready by worker threads while the model computes: the same pictures for any number of workers.
+//! Samples made ready by worker threads while the model computes: the same ones for any number of workers.
 //!
 //! What a request gives depends on the request alone, so threads only decide when it is there. Memory is bounded by
 //! what was announced last.
@@ -8,13 +8,13 @@ use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// What a loader is asked for.
-pub trait LoadRequest: Clone + Eq + Hash + Send + 'static {}
+/// What is asked for ahead of time.
+pub trait AheadRequest: Clone + Eq + Hash + Send + 'static {}
 
-impl<T: Clone + Eq + Hash + Send + 'static> LoadRequest for T {}
+impl<T: Clone + Eq + Hash + Send + 'static> AheadRequest for T {}
 
 /// A pool of threads that turn requests into results ahead of time.
-pub struct PictureLoader<R: LoadRequest, T> {
+pub struct ReadAhead<R: AheadRequest, T> {
     shared: Arc<Shared<R, T>>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -32,8 +32,8 @@ struct State<R, T> {
     closed: bool,
 }
 
-impl<R: LoadRequest, T: Send + 'static> PictureLoader<R, T> {
-    /// A loader with this many threads beside the caller's; `work` must be a function of its request.
+impl<R: AheadRequest, T: Send + 'static> ReadAhead<R, T> {
+    /// One with this many threads beside the caller's; `work` must be a function of its request.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -43,7 +43,7 @@ impl<R: LoadRequest, T: Send + 'static> PictureLoader<R, T> {
             Arc::new(Shared { work: Box::new(work), state: Mutex::new(state), changed: Condvar::new() });
         let spawn = |_| {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("retune-pictures".to_owned()).spawn(move || shared.serve())
+            std::thread::Builder::new().name("retune-read-ahead".to_owned()).spawn(move || shared.serve())
         };
         let workers = (0..workers).map(spawn).collect::<Result<_, _>>()?;
         Ok(Self { shared, workers })
@@ -105,7 +105,7 @@ impl<R: LoadRequest, T: Send + 'static> PictureLoader<R, T> {
     }
 }
 
-impl<R: LoadRequest, T> Shared<R, T> {
+impl<R: AheadRequest, T> Shared<R, T> {
     fn lock(&self) -> MutexGuard<'_, State<R, T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,7 +140,7 @@ impl<R: LoadRequest, T> Shared<R, T> {
     }
 }
 
-impl<R: LoadRequest, T> Drop for PictureLoader<R, T> {
+impl<R: AheadRequest, T> Drop for ReadAhead<R, T> {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
@@ -159,40 +159,40 @@ mod tests {
     #[test]
     fn any_number_of_workers_gives_the_same_in_the_same_order() {
         for workers in [0, 1, 3] {
-            let loader = PictureLoader::new(workers, |request: &u64| request * request).unwrap();
+            let ahead = ReadAhead::new(workers, |request: &u64| request * request).unwrap();
             for start in (0..40).step_by(8) {
                 let batch: Vec<u64> = (start..start + 8).collect();
                 let next: Vec<u64> = (start + 8..start + 16).collect();
-                loader.announce(&[batch.clone(), next].concat());
+                ahead.announce(&[batch.clone(), next].concat());
                 let expected: Vec<u64> = batch.iter().map(|request| request * request).collect();
-                assert_eq!(loader.take(&batch), expected, "{workers} workers");
+                assert_eq!(ahead.take(&batch), expected, "{workers} workers");
             }
         }
     }
 
     #[test]
     fn what_was_never_announced_or_asked_for_twice_is_made_on_the_spot() {
-        let loader = PictureLoader::new(2, |request: &u32| request + 1).unwrap();
-        loader.announce(&[5, 6]);
-        assert_eq!(loader.take(&[9, 5, 5]), [10, 6, 6]);
+        let ahead = ReadAhead::new(2, |request: &u32| request + 1).unwrap();
+        ahead.announce(&[5, 6]);
+        assert_eq!(ahead.take(&[9, 5, 5]), [10, 6, 6]);
     }
 
     #[test]
     fn no_more_is_kept_than_was_announced_last() {
         let made = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&made);
-        let loader = PictureLoader::new(1, move |request: &u32| {
+        let ahead = ReadAhead::new(1, move |request: &u32| {
             counter.fetch_add(1, Ordering::SeqCst);
             *request
         })
         .unwrap();
         for start in 0..50 {
-            loader.announce(&[start, start + 1]);
-            let state = loader.shared.lock();
+            ahead.announce(&[start, start + 1]);
+            let state = ahead.shared.lock();
             assert!(state.begun.len() + state.waiting.len() <= 2);
         }
-        assert_eq!(loader.take(&[49, 50]), [49, 50]);
-        assert!(loader.shared.lock().begun.is_empty());
+        assert_eq!(ahead.take(&[49, 50]), [49, 50]);
+        assert!(ahead.shared.lock().begun.is_empty());
         assert!(made.load(Ordering::SeqCst) >= 2);
     }
 }
