@@ -43,6 +43,15 @@ def ensure_image_weights(name: str, cache: Path) -> Path:
     return file
 
 
+def write_labelled_texts(path: Path, texts: list[str]) -> Path:
+    """A CSV with the columns `text` and `label`, two labels in turn."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([text, LABELS[row % len(LABELS)]] for row, text in enumerate(texts))
+    return path
+
+
 def write_pictures(folder: Path, count: int) -> Path:
     """JPEG files of noise in a folder for each of two labels, larger than a network's input as photographs are."""
     generator = np.random.default_rng(0)

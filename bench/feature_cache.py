@@ -13,7 +13,6 @@ sets them to evaluation mode; its pictures are in memory.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -21,7 +20,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints import LABELS, ensure_checkpoint, ensure_image_weights, equal_length_texts, write_pictures
+from checkpoints import (
+    ensure_checkpoint,
+    ensure_image_weights,
+    equal_length_texts,
+    write_labelled_texts,
+    write_pictures,
+)
 from machine import BenchmarkError, python, run, run_json
 
 HERE = Path(__file__).resolve().parent
@@ -42,8 +47,9 @@ class Row:
 
     def retune(self, scratch: Path, arguments: argparse.Namespace) -> list[str]:
         """The arguments of `retune fit`."""
-        model, data = ensure_checkpoint(self.model, arguments.cache, arguments.tokenizer), scratch / "train.csv"
-        write_data(data, equal_length_texts(self.batch_size * BATCHES, LENGTH, model))
+        model = ensure_checkpoint(self.model, arguments.cache, arguments.tokenizer)
+        texts = equal_length_texts(self.batch_size * BATCHES, LENGTH, model)
+        data = write_labelled_texts(scratch / "train.csv", texts)
         method = ["strategy.method=head"]
         if self.train != "head":
             method = ["strategy.method=last_n", f"last_n={self.train.removeprefix('last:')}"]
@@ -87,13 +93,6 @@ ROWS = (
     ImageRow("ResNet-18 16x224, head", "resnet18", 16, 224, 100),
     ImageRow("MobileNetV2 16x224, head", "mobilenet_v2", 16, 224, 100),
 )
-
-
-def write_data(path: Path, texts: list[str]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows([text, LABELS[row % len(LABELS)]] for row, text in enumerate(texts))
 
 
 def retune_steps(row: Row | ImageRow, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:

@@ -12,7 +12,6 @@ pictures of noise, and reads what the run says of its own forecast at its end. P
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import statistics
@@ -21,11 +20,11 @@ import tempfile
 from pathlib import Path
 
 from checkpoints import (
-    LABELS,
     ensure_checkpoint,
     ensure_image_weights,
     equal_length_texts,
     read_sst2,
+    write_labelled_texts,
     write_pictures,
 )
 from machine import BenchmarkError, run
@@ -36,12 +35,7 @@ def write_texts(row: StepRow, folder: Path, model: Path, arguments: argparse.Nam
     """Texts for `--steps` batches, as many of either label."""
     count = row.batch_size * arguments.steps
     texts = equal_length_texts(count, row.length, model) if row.length else read_sst2(arguments.sst2)[:count]
-    path = folder / "train.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows([text, LABELS[index % len(LABELS)]] for index, text in enumerate(texts))
-    return path
+    return write_labelled_texts(folder / "train.csv", texts)
 
 
 def measure(row: StepRow | ImageStepRow, folder: Path, arguments: argparse.Namespace) -> dict:
