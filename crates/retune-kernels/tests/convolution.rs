@@ -25,13 +25,22 @@ fn check_in(precision: Precision, cpu: &Cpu, shape: &Conv2d) {
     let what = |kernel: &str| format!("{kernel} in {precision:?} on {} of {shape:?}", cpu.isa());
     // Each sum is of about `terms` products.
     let taps = shape.kernel[0] * shape.kernel[1];
-    let tolerance = if may_be_winograd(shape) { 1e-5 } else { 1e-6 };
+    let winograd = may_be_winograd(shape);
     let close = |kernel: &str, actual: &[f32], expected: &[f64], terms: usize| {
         let magnitude = (1.0 + terms as f64).sqrt();
+        // Gradients may take the coarser tiles.
+        let coarse = winograd && kernel.contains("gradient");
+        let (tolerance, mean) = if coarse {
+            (1e-5, 3e-6)
+        } else if winograd {
+            (2e-6, 1e-6)
+        } else {
+            (1e-6, 1e-6)
+        };
         assert_close(&what(kernel), actual, expected, 1e-6, tolerance * magnitude);
         let sum = |f: &dyn Fn(usize) -> f64| (0..expected.len()).map(|i| f(i).powi(2)).sum::<f64>();
         let error = sum(&|i| f64::from(actual[i]) - expected[i]) / sum(&|i| expected[i]);
-        assert!(error.is_nan() || error.sqrt() <= 5e-6, "{}: {:e} in the mean", what(kernel), error.sqrt());
+        assert!(error.is_nan() || error.sqrt() <= mean, "{}: {:e} in the mean", what(kernel), error.sqrt());
     };
 
     let mut y = vec![f32::NAN; outputs];
@@ -57,7 +66,7 @@ fn check_in(precision: Precision, cpu: &Cpu, shape: &Conv2d) {
     close("weight gradient", &dweight, &sum, shape.batch * shape.output_height() * shape.output_width());
 }
 
-/// Winograd's tiles lose a digit, of which the root-mean-square bound of 5e-6 keeps watch.
+/// Winograd's tiles lose part of a digit, of which the bounds of the root mean square keep watch.
 fn may_be_winograd(shape: &Conv2d) -> bool {
     shape.kernel == [3, 3] && shape.stride == [1, 1] && shape.dilation == [1, 1] && shape.groups == 1
 }

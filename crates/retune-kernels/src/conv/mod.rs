@@ -154,13 +154,23 @@ pub fn conv2d_forward(
     let columns = Columns::forward(shape, &taps, weight);
     let target =
         Target { channels: shape.out_channels, used: shape.group_outputs(), bias, accumulate: false };
-    convolve(cpu, shape, &gather, columns, &target, y);
+    // The finer tile: what it computes decides on which side of a ReLU's corner a value falls.
+    let tile = winograd::fits(&gather, target.used).then_some(winograd::Tile::Two);
+    convolve(cpu, shape, &gather, columns, tile, &target, y);
 }
 
-/// A convolution that is not depthwise, by the algorithm that suits its shape.
-fn convolve(cpu: &Cpu, shape: &Conv2d, gather: &Gather, columns: Columns, target: &Target, out: &mut [f32]) {
-    match winograd::choose(gather, target.used).filter(|_| shape.groups == 1) {
-        Some(size) => winograd::convolve(cpu, size, gather, &columns, target, out),
+/// A convolution that is not depthwise, by Winograd's tiles or by products of windows.
+fn convolve(
+    cpu: &Cpu,
+    shape: &Conv2d,
+    gather: &Gather,
+    columns: Columns,
+    tile: Option<winograd::Tile>,
+    target: &Target,
+    out: &mut [f32],
+) {
+    match tile {
+        Some(tile) => winograd::convolve(cpu, tile, gather, &columns, target, out),
         None => {
             product::convolve(cpu, gather, shape.groups, &pack::pack(cpu, shape, columns), target, out);
         }
@@ -194,7 +204,8 @@ pub fn conv2d_input_gradient(
         let gather = Gather { taps, source: dy, channels: shape.out_channels, used: shape.group_outputs() };
         let target =
             Target { channels: shape.in_channels, used: shape.group_inputs(), bias: None, accumulate };
-        convolve(cpu, shape, &gather, columns, &target, dx);
+        let tile = winograd::fastest(&gather, target.used);
+        convolve(cpu, shape, &gather, columns, tile, &target, dx);
     }
 }
 
@@ -218,8 +229,8 @@ pub fn conv2d_weight_gradient(
         return depthwise::weight_gradient(cpu, shape.in_channels, &taps, x, dy, dweight);
     }
     let gather = Gather { taps, source: x, channels: shape.in_channels, used: shape.group_inputs() };
-    match winograd::choose(&gather, shape.out_channels).filter(|_| shape.groups == 1) {
-        Some(size) => winograd_gradient::accumulate(cpu, size, &gather, shape.out_channels, dy, dweight),
+    match winograd::fastest(&gather, shape.out_channels) {
+        Some(tile) => winograd_gradient::accumulate(cpu, tile, &gather, shape.out_channels, dy, dweight),
         None => weight_gradient::accumulate(cpu, shape, precision, &gather, dy, dweight),
     }
 }

@@ -1,4 +1,6 @@
-//! The one-dimensional transforms of Winograd's minimal filtering for kernels of 3, interpolating at 0, ±1, (±2,) ∞.
+//! The one-dimensional transforms of Winograd's minimal filtering for kernels of 3, interpolating at 0, ±1 and ∞ for tiles of
+//! 2 outputs, at 0, ±3/4, ±3/2 and ∞ for tiles of 4: points around 1 magnify rounding half as much as ±1 and ±2 (cf.
+//! Barabasz et al. 2018, <https://arxiv.org/abs/1803.10986>).
 //!
 //! Two dimensions are two of these, down and across. The backward transforms are the transposes.
 
@@ -54,68 +56,85 @@ impl Transform<4, 2> for F2 {
     }
 }
 
+/// The points of `F4` beside 0 and ∞, with both signs, and their squares.
+const NEAR: f32 = 0.75;
+const FAR: f32 = 1.5;
+const NEAR_SQUARED: f32 = NEAR * NEAR;
+const FAR_SQUARED: f32 = FAR * FAR;
+/// The coefficients of `(x² - NEAR²)·(x² - FAR²)`.
+const SQUARES: f32 = NEAR_SQUARED + FAR_SQUARED;
+const PRODUCT: f32 = NEAR_SQUARED * FAR_SQUARED;
+/// One over the product of a point's distances to all others.
+const NEAR_SCALE: f32 = 1.0 / (2.0 * NEAR_SQUARED * (NEAR_SQUARED - FAR_SQUARED));
+const FAR_SCALE: f32 = 1.0 / (2.0 * FAR_SQUARED * (FAR_SQUARED - NEAR_SQUARED));
+
 impl Transform<6, 4> for F4 {
     #[inline(always)]
     fn input<S: Simd>(s: S, [d0, d1, d2, d3, d4, d5]: [S::F; 6]) -> [S::F; 6] {
-        let (four, five, two) = (s.splat(4.0), s.splat(5.0), s.splat(2.0));
-        let (even, odd) = (s.neg_mul_add(four, d2, d4), s.neg_mul_add(four, d1, d3));
-        let (even_two, odd_two) = (s.sub(d4, d2), s.mul(two, s.sub(d3, d1)));
+        let (near_squared, far_squared) = (s.splat(NEAR_SQUARED), s.splat(FAR_SQUARED));
+        let (squares, product) = (s.splat(SQUARES), s.splat(PRODUCT));
+        let even = s.neg_mul_add(far_squared, d2, d4);
+        let odd = s.mul(s.splat(NEAR), s.neg_mul_add(far_squared, d1, d3));
+        let even_far = s.neg_mul_add(near_squared, d2, d4);
+        let odd_far = s.mul(s.splat(FAR), s.neg_mul_add(near_squared, d1, d3));
         [
-            s.mul_add(four, d0, s.neg_mul_add(five, d2, d4)),
+            s.mul_add(product, d0, s.neg_mul_add(squares, d2, d4)),
             s.add(even, odd),
             s.sub(even, odd),
-            s.add(even_two, odd_two),
-            s.sub(even_two, odd_two),
-            s.mul_add(four, d1, s.neg_mul_add(five, d3, d5)),
+            s.add(even_far, odd_far),
+            s.sub(even_far, odd_far),
+            s.mul_add(product, d1, s.neg_mul_add(squares, d3, d5)),
         ]
     }
 
     #[inline(always)]
     fn weights<S: Simd>(s: S, [g0, g1, g2]: [S::F; 3]) -> [S::F; 6] {
-        let (sixth, twelfth) = (s.splat(1.0 / 6.0), s.splat(1.0 / 12.0));
-        let (even, odd) = (s.mul(s.add(g0, g2), s.splat(-1.0 / 6.0)), s.mul(g1, sixth));
-        let even_two = s.mul_add(g0, s.splat(1.0 / 24.0), s.mul(g2, sixth));
-        let odd_two = s.mul(g1, twelfth);
+        let even = s.mul_add(g2, s.splat(NEAR_SQUARED * NEAR_SCALE), s.mul(g0, s.splat(NEAR_SCALE)));
+        let odd = s.mul(g1, s.splat(NEAR * NEAR_SCALE));
+        let even_far = s.mul_add(g2, s.splat(FAR_SQUARED * FAR_SCALE), s.mul(g0, s.splat(FAR_SCALE)));
+        let odd_far = s.mul(g1, s.splat(FAR * FAR_SCALE));
         [
-            s.mul(g0, s.splat(0.25)),
-            s.sub(even, odd),
+            s.mul(g0, s.splat(1.0 / PRODUCT)),
             s.add(even, odd),
-            s.add(even_two, odd_two),
-            s.sub(even_two, odd_two),
+            s.sub(even, odd),
+            s.add(even_far, odd_far),
+            s.sub(even_far, odd_far),
             g2,
         ]
     }
 
     #[inline(always)]
     fn output<S: Simd>(s: S, [m0, m1, m2, m3, m4, m5]: [S::F; 6]) -> [S::F; 4] {
-        let (plus, minus) = (s.add(m1, m2), s.sub(m1, m2));
-        let (plus_two, minus_two) = (s.add(m3, m4), s.sub(m3, m4));
+        let (plus, minus) = (s.add(m1, m2), s.mul(s.splat(NEAR), s.sub(m1, m2)));
+        let (plus_far, minus_far) = (s.add(m3, m4), s.mul(s.splat(FAR), s.sub(m3, m4)));
+        let (near_squared, far_squared) = (s.splat(NEAR_SQUARED), s.splat(FAR_SQUARED));
         [
-            s.add(m0, s.add(plus, plus_two)),
-            s.mul_add(s.splat(2.0), minus_two, minus),
-            s.mul_add(s.splat(4.0), plus_two, plus),
-            s.add(s.mul_add(s.splat(8.0), minus_two, minus), m5),
+            s.add(m0, s.add(plus, plus_far)),
+            s.add(minus, minus_far),
+            s.mul_add(far_squared, plus_far, s.mul(near_squared, plus)),
+            s.mul_add(far_squared, minus_far, s.mul_add(near_squared, minus, m5)),
         ]
     }
 
     #[inline(always)]
     fn output_backward<S: Simd>(s: S, [y0, y1, y2, y3]: [S::F; 4]) -> [S::F; 6] {
-        let (four, two) = (s.splat(4.0), s.splat(2.0));
-        let (even, odd) = (s.add(y0, y2), s.add(y1, y3));
-        let (even_two, odd_two) = (s.mul_add(four, y2, y0), s.mul(two, s.mul_add(four, y3, y1)));
-        [y0, s.add(even, odd), s.sub(even, odd), s.add(even_two, odd_two), s.sub(even_two, odd_two), y3]
+        let (near_squared, far_squared) = (s.splat(NEAR_SQUARED), s.splat(FAR_SQUARED));
+        let even = s.mul_add(near_squared, y2, y0);
+        let odd = s.mul(s.splat(NEAR), s.mul_add(near_squared, y3, y1));
+        let even_far = s.mul_add(far_squared, y2, y0);
+        let odd_far = s.mul(s.splat(FAR), s.mul_add(far_squared, y3, y1));
+        [y0, s.add(even, odd), s.sub(even, odd), s.add(even_far, odd_far), s.sub(even_far, odd_far), y3]
     }
 
     #[inline(always)]
     fn weights_backward<S: Simd>(s: S, [u0, u1, u2, u3, u4, u5]: [S::F; 6]) -> [S::F; 3] {
-        let sixth = s.splat(1.0 / 6.0);
-        let (plus, minus) = (s.add(u1, u2), s.sub(u2, u1));
-        let (plus_two, minus_two) = (s.add(u3, u4), s.sub(u3, u4));
-        let outer = s.mul(plus, s.splat(-1.0 / 6.0));
+        let (near_scale, far_scale) = (s.splat(NEAR_SCALE), s.splat(FAR_SCALE));
+        let (plus, minus) = (s.mul(near_scale, s.add(u1, u2)), s.mul(near_scale, s.sub(u1, u2)));
+        let (plus_far, minus_far) = (s.mul(far_scale, s.add(u3, u4)), s.mul(far_scale, s.sub(u3, u4)));
         [
-            s.mul_add(u0, s.splat(0.25), s.mul_add(plus_two, s.splat(1.0 / 24.0), outer)),
-            s.mul_add(minus_two, s.splat(1.0 / 12.0), s.mul(minus, sixth)),
-            s.add(s.mul_add(plus_two, sixth, outer), u5),
+            s.mul_add(u0, s.splat(1.0 / PRODUCT), s.add(plus, plus_far)),
+            s.mul_add(minus_far, s.splat(FAR), s.mul(minus, s.splat(NEAR))),
+            s.mul_add(plus_far, s.splat(FAR_SQUARED), s.mul_add(plus, s.splat(NEAR_SQUARED), u5)),
         ]
     }
 }

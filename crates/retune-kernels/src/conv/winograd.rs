@@ -35,16 +35,19 @@ pub(super) enum Tile {
     Four,
 }
 
-/// The tile to use for a convolution, if any: by shape without the batch.
-pub(super) fn choose(gather: &Gather, columns: usize) -> Option<Tile> {
+/// Whether Winograd's filtering computes a convolution: by shape without the batch.
+pub(super) fn fits(gather: &Gather, columns: usize) -> bool {
     let taps = &gather.taps;
     let three =
         [&taps.down, &taps.across].iter().all(|axis| axis.count == 3 && axis.step == 1 && axis.by == 1);
-    if !three || !taps.fills_target() || gather.used != gather.channels {
-        return None;
-    }
-    // Few channels are dominated by the transforms.
-    if gather.used < 16 || columns < 16 {
+    // In one group, and with channels enough that the transforms do not dominate.
+    three && taps.fills_target() && gather.used == gather.channels && gather.used >= 16 && columns >= 16
+}
+
+/// The tile that computes a convolution with the least work, if it fits.
+pub(super) fn fastest(gather: &Gather, columns: usize) -> Option<Tile> {
+    let taps = &gather.taps;
+    if !fits(gather, columns) {
         return None;
     }
     if 36 * gather.used * columns > WEIGHT_ELEMENTS {
