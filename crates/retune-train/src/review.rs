@@ -3,7 +3,8 @@
 //! Every row is judged by a linear probe on the pretrained model's features that was fitted without it (cross-validation).
 //! The queue is ordered by the margin between the given label and the best other one, and rows are marked by confident
 //! learning (Northcutt, Jiang and Chuang 2021, <https://arxiv.org/abs/1911.00068>). Where a run kept its training dynamics,
-//! rows are ordered by the mean of two ranks: by that margin, and by the area under the margin in training.
+//! rows are ordered by the mean of two ranks: by that margin, and by the area under the margin in training; by the second
+//! alone where the run answers validation data better than the probe answers rows that it was not fitted on.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::modality::ModalTrainee;
 use crate::prepare::{PrepareOptions, Prepared, expand_folders, prepare};
 use crate::probe::{Probe, Rows};
 use crate::recipe::{Recipe, TestTime};
+use crate::run_folder::RunFolder;
 use crate::trainee::{Split, Trainee};
 
 /// Penalties that are tried, the strongest first; the one with the least loss on held-out rows is taken.
@@ -71,6 +73,9 @@ pub struct Review {
     pub agreement: f64,
     /// The penalty that was chosen.
     pub ridge: f64,
+    /// How a run whose dynamics were given answers validation data, if that is better than `agreement` beyond chance: then
+    /// the queue is in its order.
+    pub better_judge: Option<f64>,
 }
 
 impl Review {
@@ -201,21 +206,36 @@ fn add_dynamics(review: &mut Review, run: &Path) -> Result<(), TrainError> {
         );
         return Err(TrainError::run_folder(run, problem));
     }
-    order_by_both(&mut review.queue);
+    review.better_judge = validation_accuracy(run)?
+        .filter(|(_, at_least)| *at_least > review.agreement)
+        .map(|(accuracy, _)| accuracy);
+    order_by_both(&mut review.queue, if review.better_judge.is_some() { 1.0 } else { 0.5 });
     Ok(())
 }
 
-/// Orders a queue by the mean of two ranks: by the margin in cross-validation, and by the area under the margin in training.
-/// A row that the run did not learn from has its first rank for both.
-fn order_by_both(queue: &mut [Judged]) {
+/// The accuracy of a finished run on validation data, and the lower end of its interval.
+fn validation_accuracy(run: &Path) -> Result<Option<(f64, f64)>, TrainError> {
+    let path = RunFolder::open(run).path(RunFolder::METRICS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
+    let metrics: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))?;
+    Ok(metrics["eval_accuracy"].as_f64().zip(metrics["eval_accuracy_ci95"][0].as_f64()))
+}
+
+/// Orders a queue by two ranks: by the margin in cross-validation, and by the area under the margin in training, which has
+/// this share. A row that the run did not learn from has its first rank for both.
+fn order_by_both(queue: &mut [Judged], share: f64) {
     queue.sort_by(|a, b| a.margin().total_cmp(&b.margin()).then(a.sample.cmp(&b.sample)));
     let area = |judged: &Judged| judged.dynamics.map(|seen| seen.area_under_margin);
     let mut by_area: Vec<usize> = (0..queue.len()).filter(|&place| queue[place].dynamics.is_some()).collect();
     by_area.sort_by(|&a, &b| area(&queue[a]).partial_cmp(&area(&queue[b])).unwrap_or(Ordering::Equal));
     let scale = queue.len() as f64 / by_area.len().max(1) as f64;
-    let mut ranks: Vec<f64> = (0..queue.len()).map(|place| 2.0 * place as f64).collect();
+    let mut ranks: Vec<f64> = (0..queue.len()).map(|place| place as f64).collect();
     for (rank, &place) in by_area.iter().enumerate() {
-        ranks[place] = place as f64 + rank as f64 * scale;
+        ranks[place] += share * (rank as f64 * scale - ranks[place]);
     }
     for judged in queue.iter_mut() {
         let disbelieved = area(judged).is_some_and(|area| area < 0.0) && judged.margin() < 0.0;
@@ -369,6 +389,7 @@ fn judge(reviewed: &Reviewed, labels: &[u32], cross: &CrossValidated) -> Review 
         contents: reviewed.contents.clone(),
         queue,
         ridge: cross.ridge,
+        better_judge: None,
     }
 }
 
@@ -515,8 +536,11 @@ mod tests {
             judged(3, 0.05, None),
         ];
         // By margin 3, 0, 1, 2; by area 1, 0, 2, whose ranks are stretched over four rows.
-        order_by_both(&mut queue);
-        assert_eq!(queue.iter().map(|judged| judged.sample).collect::<Vec<_>>(), [3, 1, 0, 2]);
+        let order = |queue: &[Judged]| queue.iter().map(|judged| judged.sample).collect::<Vec<_>>();
+        order_by_both(&mut queue, 1.0);
+        assert_eq!(order(&queue), [1, 3, 0, 2]);
+        order_by_both(&mut queue, 0.5);
+        assert_eq!(order(&queue), [3, 1, 0, 2]);
         assert_eq!(
             queue.iter().map(|judged| judged.is_suspect).collect::<Vec<_>>(),
             [false, true, false, false]

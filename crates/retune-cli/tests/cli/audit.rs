@@ -206,6 +206,13 @@ fn what_a_run_saw_of_its_samples_orders_the_queue_too() {
     assert!(
         workspace.read("review.csv").lines().next().unwrap().contains("area_under_margin,forgetting_events")
     );
+    // A run that answers validation data better than the classifier answers held-out rows judges alone.
+    workspace.write("run/metrics.json", r#"{"eval_accuracy": 1.0, "eval_accuracy_ci95": [0.999, 1.0]}"#);
+    let judge = ["data", "review", "recipe.toml", "--dynamics", "run", "--output", "run.csv", "--json"];
+    let found: Value = serde_json::from_str(&workspace.retune(&judge).succeeded().stdout).unwrap();
+    assert_eq!(found["better_judge"], 1.0);
+    let area = |row: &Value| row["dynamics"]["area_under_margin"].as_f64().unwrap();
+    assert!(found["queue"].as_array().unwrap().is_sorted_by(|a, b| area(a) <= area(b)), "{found}");
     // Of other data a run knows nothing.
     workspace.write("train.csv", &rows("other", 240));
     let other = ["data", "review", "recipe.toml", "--dynamics", "run", "--output", "other.csv"];

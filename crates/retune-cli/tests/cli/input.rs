@@ -213,7 +213,7 @@ fn streamed_training_texts_give_the_same_bits() {
 }
 
 #[test]
-fn json_lines_are_streamed_like_csv() {
+fn json_lines_and_parquet_are_streamed_like_csv() {
     let workspace = Workspace::new();
     let overrides = ["strategy.method=head", "num_train_epochs=1", "feature_cache=off"];
     workspace.fit("csv", &overrides);
@@ -224,8 +224,14 @@ fn json_lines_are_streamed_like_csv() {
         lines.push_str(&format!("{object}\n"));
     }
     workspace.write("train.jsonl", &lines);
-    workspace.fit("jsonl", &[&overrides[..], &["data.train=train.jsonl", "stream=true"]].concat());
-    assert!(workspace.bytes("csv/model.safetensors") == workspace.bytes("jsonl/model.safetensors"));
+    // The Parquet file has a column more, the features.
+    let embed = ["embed", "--model", "csv", "--data", "train.csv", "--output", "train.parquet"];
+    workspace.retune(&embed).succeeded();
+    for (name, train) in [("jsonl", "data.train=train.jsonl"), ("parquet", "data.train=train.parquet")] {
+        workspace.fit(name, &[&overrides[..], &[train, "stream=true"]].concat());
+        let written = workspace.bytes(&format!("{name}/model.safetensors"));
+        assert!(workspace.bytes("csv/model.safetensors") == written, "{name}");
+    }
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub fn run(arguments: &Review) -> Result<ExitCode, Failure> {
             "rows": found.queue.len(),
             "suspects": found.suspects(),
             "agreement": found.agreement,
+            "better_judge": found.better_judge,
             "ridge": found.ridge,
             "written": arguments.output,
             "queue": serde_json::to_value(&found.queue).map_err(Failure::other)?,
@@ -85,6 +86,12 @@ pub fn run(arguments: &Review) -> Result<ExitCode, Failure> {
         count(found.queue.len()),
         percent(found.agreement),
     ));
+    if let Some(accuracy) = found.better_judge {
+        print_line(format_args!(
+            "in the order of the run's margins, which answers {} of its validation rows rightly: more than that classifier",
+            percent(accuracy)
+        ));
+    }
     for judged in found.queue.iter().take(SHOWN.min(rows)) {
         let excerpt: String = found.content(judged).chars().take(EXCERPT).collect();
         print_line(format_args!(
