@@ -1,7 +1,7 @@
 //! What a run will take on this machine, said before its first step and held against what it took.
 //!
-//! Time is work, counted without numbers, at the speeds that [`MachineRates`] measured here; memory is what the process
-//! holds once everything is loaded and what a step adds to it.
+//! Time is work, counted without numbers, at the speeds that [`MachineRates`] measured here, and what the system takes to hand
+//! out memory; memory is what the process holds once everything is loaded and what a step adds to it.
 
 use std::time::Instant;
 
@@ -112,11 +112,15 @@ impl Forecast {
                 evaluation_seconds: rates.seconds(&evaluation) + evaluation_input,
             }
         };
-        let stages: Vec<StageForecast> = plan.stages.iter().map(stage).collect();
+        let mut stages: Vec<StageForecast> = plan.stages.iter().map(stage).collect();
+        let added = added_bytes(prepared, plan);
+        if let Some(first) = stages.first_mut() {
+            first.seconds += added as f64 / rates.new_memory;
+        }
         Self {
             seconds: stages.iter().map(|stage| stage.seconds + stage.evaluation_seconds).sum(),
             stages,
-            resident_bytes: resident_bytes.map(|now| now + added_bytes(prepared, plan)),
+            resident_bytes: resident_bytes.map(|now| now + added),
         }
     }
 

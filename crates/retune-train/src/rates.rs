@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use memmap2::MmapMut;
 use retune_kernels::{Cpu, Precision};
 use retune_tensor::ops::{self, AttentionShape, Conv2dParameters};
 use retune_tensor::{Activation, Context, DropoutSpec, RowKey, Tensor, Work, WorkCounts};
@@ -29,6 +30,8 @@ pub struct MachineRates {
     pub random: f64,
     /// Values of four bytes that are read or written.
     pub memory: f64,
+    /// Bytes that the system hands out to a process which did not hold them yet.
+    pub new_memory: f64,
 }
 
 /// Each kind is tried so often after a first time that does not count; the fastest counts.
@@ -59,6 +62,7 @@ impl MachineRates {
             function: f64::INFINITY,
             random: f64::INFINITY,
             memory: f64::INFINITY,
+            new_memory: new_memory(cpu.threads()),
         };
         // From the simple to the composed: what a kind needs of kinds before it is taken off its time.
         let tensor = |sizes: &[usize]| {
@@ -150,6 +154,20 @@ impl MachineRates {
     }
 }
 
+/// Bytes a second of which every page is touched for the first time, by as many threads as compute.
+fn new_memory(threads: usize) -> f64 {
+    const BYTES: usize = 1 << 26;
+    const PAGE: usize = 1 << 12;
+    let started = Instant::now();
+    let Ok(mut pages) = MmapMut::map_anon(BYTES) else { return f64::INFINITY };
+    std::thread::scope(|scope| {
+        for piece in pages.chunks_mut(BYTES.div_ceil(threads)) {
+            scope.spawn(|| piece.iter_mut().step_by(PAGE).for_each(|byte| *byte = 1));
+        }
+    });
+    BYTES as f64 / started.elapsed().as_secs_f64()
+}
+
 /// Four sequences of 128 tokens in twelve heads of 32.
 fn attention_shape() -> AttentionShape {
     let offsets = Arc::new((0..=4).map(|sequence| 128 * sequence).collect::<Vec<u32>>());
@@ -184,6 +202,7 @@ mod tests {
             let rate = rates.of(kind);
             assert!(rate.is_finite() && rate > 0.0, "{kind:?}: {rate}");
         }
+        assert!(rates.new_memory.is_finite() && rates.new_memory > 0.0, "{}", rates.new_memory);
     }
 
     #[test]
@@ -198,6 +217,7 @@ mod tests {
             function: 10.0,
             random: 1.0,
             memory: 1000.0,
+            new_memory: 1.0,
         };
         let work = WorkCounts::from_fn(|kind| match kind {
             Work::Product => 300,
