@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use retune::data::{ReadOptions, RoleOverrides};
+use retune::data::ReadOptions;
 use retune::train::{SplitBy, SplitFile, split_file, write_split};
 use serde_json::json;
 
+use super::Columns;
 use crate::console::{Failure, print_line};
 use crate::format::counted;
 
@@ -57,12 +58,9 @@ pub struct Split {
     /// Another seed gives another split.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
-    /// The column of texts [default: found by name and content].
-    #[arg(long, value_name = "COLUMN")]
-    pub text_column: Option<String>,
-    /// The column of labels or numbers [default: found by name and content].
-    #[arg(long, value_name = "COLUMN")]
-    pub label_column: Option<String>,
+    /// What the columns are for.
+    #[command(flatten)]
+    pub columns: Columns,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -105,12 +103,7 @@ pub fn run(arguments: &Split) -> Result<ExitCode, Failure> {
         folds: arguments.folds,
         seed: arguments.seed,
     };
-    let roles = RoleOverrides {
-        text_column: arguments.text_column.clone(),
-        label_columns: arguments.label_column.clone().into_iter().collect(),
-        ..RoleOverrides::default()
-    };
-    let parts = split_file(&arguments.path, &ReadOptions::default(), &roles, &how)?;
+    let parts = split_file(&arguments.path, &ReadOptions::default(), &arguments.columns.roles(), &how)?;
     let paths = write_split(&parts, &arguments.output)?;
     let parts = parts.iter().zip(&paths);
     if arguments.json {
