@@ -1,5 +1,5 @@
 //! The binary `retune`: parse, call, print.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arguments;
 mod commands;
@@ -17,7 +17,15 @@ use crate::arguments::{Arguments, Command};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+// SAFETY: the allocator's own function, by its own signature; any thread may call it at any time.
+#[expect(unsafe_code, reason = "the crate of the allocator has no name for it")]
+unsafe extern "C" {
+    /// Gives memory that is free back to the system, at once if forced.
+    safe fn mi_collect(force: bool);
+}
+
 fn main() -> ExitCode {
+    retune::train::set_memory_release(|| mi_collect(true));
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Bench(bench) => commands::bench::run(&bench),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::TrainError;
 use crate::fit::optimizer_config;
 use crate::forecast::{input_seconds, update_work};
-use crate::memory::resident_bytes;
+use crate::memory::{resident_bytes, used_bytes};
 use crate::plan::{RunPlan, StagePlan, longest_samples, unreached_bytes};
 use crate::prepare::Prepared;
 use crate::rates::MachineRates;
@@ -52,7 +52,7 @@ pub fn confirm_plan(
         return Err(TrainError::Setting("there is nothing to confirm: no stage trains".to_owned()));
     };
     prepared.trainee.enter_stage(&prepared.stages[index]);
-    let resident_before = resident_bytes();
+    let resident_before = used_bytes();
     let batch_size = prepared.recipe.train.per_device_train_batch_size;
     let samples = longest_samples(&prepared.trainee, batch_size);
     let input = input_seconds(&prepared.trainee, Split::Train)? * samples.len() as f64;

@@ -10,7 +10,7 @@ use retune::data::image::PictureFacts;
 use retune::tensor::Precision;
 use retune::train::{
     Confirmation, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary, StagePlan,
-    TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, resident_bytes,
+    TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, used_bytes,
 };
 use serde_json::{Map, Value, json};
 
@@ -139,7 +139,7 @@ struct Sheet<'a> {
 
 impl<'a> Sheet<'a> {
     fn new(prepared: &'a Prepared) -> Result<Self, Failure> {
-        let resident = resident_bytes();
+        let resident = used_bytes();
         let plan = plan_run(prepared);
         let input = input_seconds(&prepared.trainee, Split::Train)?;
         let rates =

@@ -1,5 +1,6 @@
 //! Batch normalization (Ioffe and Szegedy 2015) with the residual and the activation behind it.
 
+use super::elementwise::count_activation;
 use retune_kernels as kernels;
 use retune_kernels::{Activation, BatchNorm};
 
@@ -73,6 +74,7 @@ pub fn batch_norm(
     bias: &Tensor,
 ) -> Tensor {
     assert_eq!(weight.elements(), x.width(), "batch_norm: input {x:?}, weight {weight:?}");
+    count_activation(context, form.activation, x.elements());
     context.count_moved((2 + usize::from(residual.is_some())) * x.elements());
     let mut y = context.allocate(x.shape());
     if let Some(cpu) = context.kernels() {
@@ -100,6 +102,7 @@ pub fn batch_norm_backward(
     // Without an activation the residual's gradient is dy itself.
     let identity = form.activation == Activation::Identity;
     // Two passes over input and gradient, one that writes.
+    count_activation(context, form.activation, 2 * x.elements());
     context.count_moved((4 + usize::from(wants_x) + 2 * usize::from(residual.is_some())) * x.elements());
     let mut dx = wants_x.then(|| context.allocate(x.shape()));
     let mut dresidual = (wants_residual && !identity).then(|| context.allocate(x.shape()));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::event::{Event, RunStarted};
 use crate::forecast::{Forecast, input_seconds};
-use crate::memory::resident_bytes;
+use crate::memory::used_bytes;
 use crate::modality::ModalTrainee;
 use crate::plan::{disk_bytes, plan_run};
 use crate::prepare::{Prepared, context_threads};
@@ -97,7 +97,7 @@ const WORTH_A_FORECAST: f64 = 2e10;
 
 /// What a run will take; nothing for one that is over at once.
 pub(super) fn forecast(prepared: &Prepared) -> Result<Option<Forecast>, TrainError> {
-    let resident = resident_bytes();
+    let resident = used_bytes();
     let plan = plan_run(prepared);
     let Some(cpu) = prepared.context.kernels() else { return Ok(None) };
     if plan.training_operations + plan.evaluation_operations < WORTH_A_FORECAST {

@@ -8,7 +8,7 @@ use super::Prepared;
 use crate::TrainError;
 use crate::event::Event;
 use crate::features::{FeatureLimits, feature_bytes};
-use crate::memory::{available_bytes, resident_bytes};
+use crate::memory::{available_bytes, used_bytes};
 use crate::plan::{Meter, longest_samples, stage_memory};
 use crate::recipe::{Recipe, TrainSection};
 use crate::stages::Stage;
@@ -137,7 +137,7 @@ impl Needs<'_> {
 /// what learning adds to it. `None` where the system does not tell.
 fn room_for_steps(prepared: &Prepared) -> Option<u64> {
     let Prepared { recipe, store, stages, trainee, .. } = prepared;
-    let resident = resident_bytes()?;
+    let resident = used_bytes()?;
     let limit = match recipe.train.max_memory_bytes {
         Some(limit) => limit,
         None => resident + (available_bytes()? as f64 * SHARE_OF_FREE) as u64,
