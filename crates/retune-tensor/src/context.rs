@@ -115,8 +115,8 @@ impl Context {
     pub fn tensor(&self, shape: impl Into<Shape>, values: Vec<f32>) -> Tensor {
         let shape = shape.into();
         assert_eq!(shape.elements(), values.len(), "{shape:?} needs another number of values");
-        let buffer =
-            if self.cpu.is_some() { self.pool.adopt(values) } else { self.pool.take_meta(values.len()) };
-        Tensor::new(buffer, shape)
+        let length = values.len();
+        let values = if self.cpu.is_some() { values } else { Vec::new() };
+        Tensor::new(self.pool.adopt(values, length), shape)
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct Buffer<T: Value> {
     values: Vec<T>,
     length: usize,
     capacity: usize,
+    /// Whether its memory came from elsewhere: then it is not kept, since as much comes from there each time.
+    is_adopted: bool,
     pool: Pool,
 }
 
@@ -182,14 +184,15 @@ impl Pool {
         if is_new {
             self.hold::<T>(capacity);
         }
-        Buffer { values, length, capacity, pool: self.clone() }
+        Buffer { values, length, capacity, is_adopted: false, pool: self.clone() }
     }
 
-    /// Takes over a vector that was filled elsewhere.
-    pub(crate) fn adopt(&self, values: Vec<f32>) -> Buffer<f32> {
-        self.account(size_of_val(values.as_slice()));
-        self.hold::<f32>(values.capacity());
-        Buffer { length: values.len(), capacity: values.capacity(), values, pool: self.clone() }
+    /// Takes over a vector that was filled elsewhere, or counts one of `length` values.
+    pub(crate) fn adopt(&self, values: Vec<f32>, length: usize) -> Buffer<f32> {
+        self.account(size_of::<f32>() * length);
+        let capacity = values.capacity().max(length);
+        self.hold::<f32>(capacity);
+        Buffer { values, length, capacity, is_adopted: true, pool: self.clone() }
     }
 
     /// `length` zeroed bytes, or only their count.
@@ -209,7 +212,7 @@ impl Pool {
             },
             |(capacity, _)| capacity,
         );
-        Buffer { values: Vec::new(), length, capacity, pool: self.clone() }
+        Buffer { values: Vec::new(), length, capacity, is_adopted: false, pool: self.clone() }
     }
 }
 
@@ -260,7 +263,10 @@ impl<T: Value> Drop for Buffer<T> {
     fn drop(&mut self) {
         let bytes = (size_of::<T>() * self.length) as u64;
         self.pool.shared.current.fetch_sub(bytes, Ordering::Relaxed);
-        if self.capacity > 0 {
+        if self.is_adopted {
+            let bytes = (size_of::<T>() * self.capacity) as u64;
+            self.pool.shared.held.fetch_sub(bytes, Ordering::Relaxed);
+        } else if self.capacity > 0 {
             T::shelf(&self.pool.shared).put(self.capacity, std::mem::take(&mut self.values));
         }
     }
@@ -284,6 +290,17 @@ mod tests {
         assert_eq!(pool.memory_use().current, 0);
         pool.release_free();
         assert_eq!(pool.memory_use().held, 0);
+    }
+
+    #[test]
+    fn what_was_adopted_is_not_kept() {
+        let pool = Pool::new();
+        for values in [vec![1.0; 1000], Vec::new()] {
+            let adopted = pool.adopt(values, 1000);
+            assert_eq!(pool.memory_use(), MemoryUse { current: 4000, peak: 4000, held: 4000 });
+            drop(adopted);
+            assert_eq!(pool.memory_use(), MemoryUse { current: 0, peak: 4000, held: 0 });
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use retune_tensor::{Work, WorkCounts};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::memory::used_bytes;
 use crate::plan::{RunPlan, StagePlan};
 use crate::prepare::Prepared;
 use crate::rates::MachineRates;
@@ -67,15 +68,9 @@ pub(crate) fn update_work(parameters: u64, state: u64, keeps_average: bool) -> W
 }
 
 impl Forecast {
-    /// What a planned run will take at these speeds, when `input_seconds` make a sample ready. `resident_bytes` is what
-    /// the process holds now, everything loaded and nothing computed yet.
-    pub fn new(
-        prepared: &Prepared,
-        plan: &RunPlan,
-        rates: &MachineRates,
-        input_seconds: f64,
-        resident_bytes: Option<u64>,
-    ) -> Self {
+    /// What a planned run will take at these speeds, when `input_seconds` make a sample ready. To be asked when everything is
+    /// loaded and nothing computed yet: memory is what the process has in use now, and what training adds.
+    pub fn new(prepared: &Prepared, plan: &RunPlan, rates: &MachineRates, input_seconds: f64) -> Self {
         let recipe = &prepared.recipe;
         let samples = |split| prepared.trainee.samples(split) as f64;
         let stage = |stage: &StagePlan| {
@@ -120,7 +115,7 @@ impl Forecast {
         Self {
             seconds: stages.iter().map(|stage| stage.seconds + stage.evaluation_seconds).sum(),
             stages,
-            resident_bytes: resident_bytes.map(|now| now + added),
+            resident_bytes: used_bytes().map(|now| now + added),
         }
     }
 

@@ -70,7 +70,7 @@ pub use image_predict::ImagePredictor;
 pub use learning_rate::{
     GroupProbe, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate,
 };
-pub use memory::{available_bytes, resident_bytes, set_memory_release, used_bytes};
+pub use memory::{available_bytes, set_memory_release};
 pub use modal_predict::{ModalPredictor, ReadData};
 pub use modality::{ModalTrainee, SplitSummary};
 pub use plan::{

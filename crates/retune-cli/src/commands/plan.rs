@@ -10,7 +10,7 @@ use retune::data::image::PictureFacts;
 use retune::tensor::Precision;
 use retune::train::{
     Confirmation, Forecast, ImageTrainee, MachineRates, Prepared, RunPlan, Split, SplitSummary, StagePlan,
-    TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare, used_bytes,
+    TextTrainee, available_bytes, confirm_plan, input_seconds, plan_run, prepare,
 };
 use serde_json::{Map, Value, json};
 
@@ -139,12 +139,11 @@ struct Sheet<'a> {
 
 impl<'a> Sheet<'a> {
     fn new(prepared: &'a Prepared) -> Result<Self, Failure> {
-        let resident = used_bytes();
         let plan = plan_run(prepared);
         let input = input_seconds(&prepared.trainee, Split::Train)?;
         let rates =
             prepared.context.kernels().map(|cpu| MachineRates::measure(cpu, prepared.context.precision()));
-        let forecast = rates.map(|rates| Forecast::new(prepared, &plan, &rates, input, resident));
+        let forecast = rates.map(|rates| Forecast::new(prepared, &plan, &rates, input));
         let free_disk_bytes = available_space(Path::new(&prepared.recipe.train.output_dir)).ok();
         Ok(Self { prepared, plan, rates, forecast, free_disk_bytes })
     }

@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use crate::event::{Event, RunStarted};
 use crate::forecast::{Forecast, input_seconds};
-use crate::memory::used_bytes;
 use crate::modality::ModalTrainee;
 use crate::plan::{disk_bytes, plan_run};
 use crate::prepare::{Prepared, context_threads};
@@ -97,20 +96,14 @@ const WORTH_A_FORECAST: f64 = 2e10;
 
 /// What a run will take; nothing for one that is over at once.
 pub(super) fn forecast(prepared: &Prepared) -> Result<Option<Forecast>, TrainError> {
-    let resident = used_bytes();
     let plan = plan_run(prepared);
     let Some(cpu) = prepared.context.kernels() else { return Ok(None) };
     if plan.training_operations + plan.evaluation_operations < WORTH_A_FORECAST {
         return Ok(None);
     }
     let input = input_seconds(&prepared.trainee, Split::Train)?;
-    Ok(Some(Forecast::new(
-        prepared,
-        &plan,
-        &MachineRates::measure(cpu, prepared.context.precision()),
-        input,
-        resident,
-    )))
+    let rates = MachineRates::measure(cpu, prepared.context.precision());
+    Ok(Some(Forecast::new(prepared, &plan, &rates, input)))
 }
 
 /// Tells what was predicted beside what was measured.
