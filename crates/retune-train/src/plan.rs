@@ -319,6 +319,9 @@ pub fn plan_run(prepared: &Prepared) -> RunPlan {
     let test = meter.evaluation_work(Split::Test, None);
     let stages: Vec<StagePlan> =
         prepared.stages.iter().map(|stage| plan_stage(prepared, &meter, stage, steps_per_epoch)).collect();
+    let trained_bytes = meter.held_bytes();
+    // An evaluation behind training finds other buffers than the first one did.
+    meter.evaluation_work(Split::Validation, None);
     let total_steps: u64 = stages.iter().map(|stage| stage.steps).sum();
     let epochs = |stage: &StagePlan| stage.steps as f64 / steps_per_epoch as f64;
     let training: f64 =
@@ -340,7 +343,7 @@ pub fn plan_run(prepared: &Prepared) -> RunPlan {
         tokens_per_epoch: tokens(prepared, &all),
         padding_avoided: meter.padding_avoided(),
         stages,
-        held_activation_bytes: meter.held_bytes(),
+        held_activation_bytes: meter.held_bytes().max(trained_bytes),
         evaluation_work: evaluation,
         training_operations: training,
         evaluation_operations: validation + 2.0 * test.operations() as f64,
