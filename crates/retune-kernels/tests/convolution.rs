@@ -30,12 +30,20 @@ fn check_in(precision: Precision, cpu: &Cpu, shape: &Conv2d) {
         let magnitude = (1.0 + terms as f64).sqrt();
         // Gradients may take the coarser tiles.
         let coarse = winograd && kernel.contains("gradient");
-        let (tolerance, mean) = if coarse {
-            (1e-5, 3e-6)
+        let tolerance = if coarse {
+            1e-5
         } else if winograd {
-            (2e-6, 1e-6)
+            2e-6
         } else {
-            (1e-6, 1e-6)
+            1e-6
+        };
+        // Of few outputs the mean says little: they may cancel.
+        let mean = if shape.in_channels.min(shape.out_channels) < 16 {
+            5e-6
+        } else if coarse {
+            3e-6
+        } else {
+            1e-6
         };
         assert_close(&what(kernel), actual, expected, 1e-6, tolerance * magnitude);
         let sum = |f: &dyn Fn(usize) -> f64| (0..expected.len()).map(|i| f(i).powi(2)).sum::<f64>();

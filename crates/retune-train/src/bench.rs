@@ -344,7 +344,7 @@ fn has_weights(directory: &Path) -> bool {
         .any(|name| directory.join(name).is_file())
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

@@ -9,6 +9,8 @@ use retune_tensor::ops::{self, AttentionShape, Conv2dParameters};
 use retune_tensor::{Activation, Context, DropoutSpec, RowKey, Tensor, Work, WorkCounts};
 use serde::Serialize;
 
+use crate::bench::median;
+
 /// Units of each kind of work per second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MachineRates {
@@ -45,9 +47,7 @@ fn seconds_of(mut work: impl FnMut()) -> f64 {
         work();
         started.elapsed().as_secs_f64()
     };
-    let mut seconds: [f64; TRIES] = std::array::from_fn(timed);
-    seconds.sort_by(f64::total_cmp);
-    seconds[TRIES / 2]
+    median(&std::array::from_fn::<f64, TRIES, _>(timed))
 }
 
 impl MachineRates {
@@ -100,30 +100,23 @@ impl MachineRates {
             let Some(sums) = sums else { return };
             ops::attention_backward(&context, &shape, &q, &q, &q, None, &out, &sums, &q);
         });
-        let square = |channels: usize, side: usize| {
-            let parameters = Conv2dParameters { padding: [1, 1], ..Conv2dParameters::default() };
-            (parameters, tensor(&[8, side, side, channels]), tensor(&[channels, channels, 3, 3]))
+        let layer = |[pictures, side, inputs]: [usize; 3], outputs: usize, stride: usize, groups: usize| {
+            let (stride, padding) = ([stride; 2], [1, 1]);
+            let parameters = Conv2dParameters { stride, padding, groups, ..Conv2dParameters::default() };
+            let x = tensor(&[pictures, side, side, inputs]);
+            (parameters, x, tensor(&[outputs, inputs / groups, 3, 3]))
         };
-        let squares = [square(64, 56), square(128, 28), square(256, 14)];
-        rates.time(&context, Work::SquareConvolution, || {
-            squares.iter().for_each(|layer| three_products(&context, layer));
-        });
-        let strided = Conv2dParameters { stride: [2, 2], padding: [1, 1], ..Conv2dParameters::default() };
-        let layer = (strided, tensor(&[2, 56, 56, 64]), tensor(&[128, 64, 3, 3]));
-        rates.time(&context, Work::Convolution, || three_products(&context, &layer));
-        let depthwise = |channels: usize, side: usize, stride: usize| {
-            let parameters = Conv2dParameters {
-                stride: [stride; 2],
-                padding: [1, 1],
-                groups: channels,
-                ..Conv2dParameters::default()
-            };
-            (parameters, tensor(&[4, side, side, channels]), tensor(&[channels, 1, 3, 3]))
-        };
-        let depthwise = [depthwise(96, 112, 2), depthwise(144, 56, 1)];
-        rates.time(&context, Work::DepthwiseConvolution, || {
-            depthwise.iter().for_each(|layer| three_products(&context, layer));
-        });
+        let squares =
+            [layer([8, 56, 64], 64, 1, 1), layer([8, 28, 128], 128, 1, 1), layer([8, 14, 256], 256, 1, 1)];
+        let strided = [layer([2, 56, 64], 128, 2, 1)];
+        let depthwise = [layer([4, 112, 96], 96, 2, 96), layer([4, 56, 144], 144, 1, 144)];
+        for (kind, layers) in [
+            (Work::SquareConvolution, &squares[..]),
+            (Work::Convolution, &strided),
+            (Work::DepthwiseConvolution, &depthwise),
+        ] {
+            rates.time(&context, kind, || layers.iter().for_each(|layer| three_products(&context, layer)));
+        }
         rates
     }
 

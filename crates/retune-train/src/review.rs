@@ -215,14 +215,9 @@ fn add_dynamics(review: &mut Review, run: &Path) -> Result<(), TrainError> {
 
 /// The accuracy of a finished run on validation data, and the lower end of its interval.
 fn validation_accuracy(run: &Path) -> Result<Option<(f64, f64)>, TrainError> {
-    let path = RunFolder::open(run).path(RunFolder::METRICS);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
-    let metrics: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))?;
-    Ok(metrics["eval_accuracy"].as_f64().zip(metrics["eval_accuracy_ci95"][0].as_f64()))
+    let metrics: Option<serde_json::Value> = RunFolder::open(run).read_json(RunFolder::METRICS)?;
+    Ok(metrics
+        .and_then(|metrics| metrics["eval_accuracy"].as_f64().zip(metrics["eval_accuracy_ci95"][0].as_f64())))
 }
 
 /// Orders a queue by two ranks: by the margin in cross-validation, and by the area under the margin in training, which has

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::TrainError;
 use crate::event::{Event, Listener};
@@ -123,6 +124,18 @@ impl RunFolder {
     /// Bytes of the log so far.
     pub(crate) fn log_length(&self) -> u64 {
         std::fs::metadata(self.path(Self::LOG)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Reads what was written as JSON; none if it was not written.
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, TrainError> {
+        let path = self.path(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| TrainError::run_folder(&path, error.to_string()))
+                .map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TrainError::io(&path)(error)),
+        }
     }
 
     /// Writes a value as indented JSON.

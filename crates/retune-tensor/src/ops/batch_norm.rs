@@ -1,9 +1,9 @@
 //! Batch normalization (Ioffe and Szegedy 2015) with the residual and the activation behind it.
 
-use super::elementwise::count_activation;
 use retune_kernels as kernels;
 use retune_kernels::{Activation, BatchNorm};
 
+use super::elementwise::count_activation;
 use crate::{Context, Tensor};
 
 /// Mean and biased variance of each channel, `[channels]` each.

@@ -108,14 +108,7 @@ pub(super) fn forecast(prepared: &Prepared) -> Result<Option<Forecast>, TrainErr
 
 /// Tells what was predicted beside what was measured.
 pub(super) fn tell_of_forecast(trainer: &mut Trainer<'_>, folder: &RunFolder) -> Result<(), TrainError> {
-    let path = folder.path(FORECAST);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(TrainError::io(&path)(error)),
-    };
-    let forecast: Forecast =
-        serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))?;
+    let Some(forecast) = folder.read_json::<Forecast>(FORECAST)? else { return Ok(()) };
     let Progress { timings, peak_resident_bytes, .. } = &trainer.progress;
     let compared = forecast.compare(timings, *peak_resident_bytes);
     trainer.emit(&Event::ForecastCompared(compared));

@@ -181,9 +181,8 @@ fn measure_clean(
 }
 
 fn read_untrained(folder: &RunFolder) -> Result<Map<String, Value>, TrainError> {
-    let path = folder.path(UNTRAINED);
-    let bytes = std::fs::read(&path).map_err(TrainError::io(&path))?;
-    serde_json::from_slice(&bytes).map_err(|error| TrainError::run_folder(&path, error.to_string()))
+    let missing = || TrainError::io(&folder.path(UNTRAINED))(std::io::ErrorKind::NotFound.into());
+    folder.read_json(UNTRAINED)?.ok_or_else(missing)
 }
 
 fn mean_loss(progress: &Progress) -> f64 {
