@@ -25,7 +25,7 @@ unsafe extern "C" {
 }
 
 fn main() -> ExitCode {
-    retune::train::set_memory_release(|| mi_collect(true));
+    retune::tensor::set_memory_release(|| mi_collect(true));
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Bench(bench) => commands::bench::run(&bench),

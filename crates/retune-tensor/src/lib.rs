@@ -15,7 +15,7 @@ mod work;
 
 pub use context::{Context, Device};
 pub use ops::{BatchNormForm, ChannelStatistics, Conv2dParameters, DropoutSpec, PoolWindow};
-pub use pool::{MemoryUse, Pool};
+pub use pool::{MemoryUse, Pool, release_memory, set_memory_release};
 pub use retune_kernels::{Activation, Precision, RowKey};
 pub use tensor::{Bf16Tensor, Factor, Operand, Shape, Tensor};
 pub use work::{Work, WorkCounts};

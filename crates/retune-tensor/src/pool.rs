@@ -4,9 +4,28 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use retune_kernels::bf16;
+
+static RELEASE: OnceLock<fn()> = OnceLock::new();
+
+/// Names what makes the program's allocator give its free memory back to the system, once for the whole process. An
+/// allocator that keeps what is freed for a while would hold it beside what is allocated instead.
+pub fn set_memory_release(release: fn()) {
+    // The first one stays.
+    let _ = RELEASE.set(release);
+}
+
+/// Gives the allocator's free memory back to the system, if [`set_memory_release`] said how.
+pub fn release_memory() {
+    if let Some(release) = RELEASE.get() {
+        release();
+    }
+}
+
+/// So many freed bytes are given back at once.
+const LARGE_RELEASE: u64 = 1 << 24;
 
 /// Bytes held by tensors of one pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +59,23 @@ pub(crate) struct Shared {
 /// Free buffers of one type, by capacity. Those of `Meta` have a capacity and no values.
 #[derive(Debug, Default)]
 pub(crate) struct Shelf<T> {
-    free: Mutex<BTreeMap<usize, Vec<Vec<T>>>>,
+    free: Mutex<ByCapacity<T>>,
+}
+
+type ByCapacity<T> = BTreeMap<usize, Vec<Vec<T>>>;
+
+/// Takes out a buffer of this capacity.
+fn pop<T>(free: &mut ByCapacity<T>, capacity: usize) -> Option<Vec<T>> {
+    let list = free.get_mut(&capacity)?;
+    let values = list.pop();
+    if list.is_empty() {
+        free.remove(&capacity);
+    }
+    values
 }
 
 impl<T> Shelf<T> {
-    fn free(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<Vec<T>>>> {
+    fn free(&self) -> MutexGuard<'_, ByCapacity<T>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,28 +86,24 @@ impl<T> Shelf<T> {
     /// The smallest free buffer with a capacity in this range.
     fn pick(&self, capacities: RangeInclusive<usize>) -> Option<(usize, Vec<T>)> {
         let mut free = self.free();
-        let (&capacity, list) = free.range_mut(capacities).next()?;
-        let values = list.pop()?;
-        if list.is_empty() {
-            free.remove(&capacity);
-        }
-        Some((capacity, values))
+        let (&capacity, _) = free.range(capacities).next()?;
+        Some((capacity, pop(&mut free, capacity)?))
     }
 
-    /// Frees buffers, the largest first, until there are none or `bytes` are freed; says how many were.
-    fn release(&self, bytes: u64) -> u64 {
+    /// Frees buffers until there are none or `bytes` are freed, in each turn the smallest that is enough or else the
+    /// largest; says how many bytes were, and whether there were values in them.
+    fn release(&self, bytes: u64) -> (u64, bool) {
         let mut free = self.free();
-        let mut freed = 0;
-        while freed < bytes
-            && let Some(mut largest) = free.last_entry()
-        {
-            freed += (size_of::<T>() * largest.key()) as u64;
-            largest.get_mut().pop();
-            if largest.get().is_empty() {
-                largest.remove();
-            }
+        let (mut freed, mut had_values) = (0, false);
+        while freed < bytes {
+            let enough =
+                usize::try_from((bytes - freed).div_ceil(size_of::<T>() as u64)).unwrap_or(usize::MAX);
+            let found = free.range(enough..).next().or_else(|| free.iter().next_back());
+            let Some(capacity) = found.map(|(&capacity, _)| capacity) else { break };
+            had_values |= pop(&mut free, capacity).is_some_and(|values| !values.is_empty());
+            freed += (size_of::<T>() * capacity) as u64;
         }
-        freed
+        (freed, had_values)
     }
 }
 
@@ -135,9 +162,13 @@ impl Pool {
 
     /// Gives free buffers back until there are none or so many bytes are back.
     fn release(&self, bytes: u64) {
-        let singles = self.shared.singles.release(bytes);
-        let halves = self.shared.halves.release(bytes.saturating_sub(singles));
-        self.shared.held.fetch_sub(singles + halves, Ordering::Relaxed);
+        let (singles, had_singles) = self.shared.singles.release(bytes);
+        let (halves, had_halves) = self.shared.halves.release(bytes.saturating_sub(singles));
+        let freed = singles + halves;
+        self.shared.held.fetch_sub(freed, Ordering::Relaxed);
+        if freed >= LARGE_RELEASE && (had_singles || had_halves) {
+            release_memory();
+        }
     }
 
     /// Counts a new buffer among those that are held.
@@ -330,6 +361,7 @@ mod tests {
             assert_eq!(pool.memory_use(), meta.memory_use(), "step {step}");
         }
     }
+
     #[test]
     fn buffers_of_lengths_that_do_not_come_again_are_freed_for_new_ones() {
         let pool = Pool::new();
@@ -339,8 +371,35 @@ mod tests {
             let MemoryUse { held, .. } = pool.memory_use();
             assert!(held <= 4 * 3000, "{held} bytes are held after {length} values");
         }
-        // The 1,000 values served 700 and 500 and made room for 2,000, which serve 1,400; 350 were the one new buffer there was
-        // room for.
-        assert_eq!(pool.memory_use().held, 4 * (2000 + 350));
+        // The 1,000 values served 700 and 500; 350 were the one new buffer there was room for, served 240 and made room for
+        // 2,000, which serve 1,400.
+        assert_eq!(pool.memory_use().held, 4 * (2000 + 1000));
+    }
+
+    #[test]
+    fn the_smallest_buffer_that_is_enough_makes_room() {
+        let pool = Pool::new();
+        drop([400, 1000, 3000].map(|length| pool.take::<f32>(length)));
+        // 1,000 more than half again the 6,800.
+        let _large = pool.take::<f32>(6800);
+        assert_eq!(pool.memory_use().held, 4 * (400 + 3000 + 6800));
+    }
+
+    #[test]
+    fn much_that_is_freed_is_given_back_at_once() {
+        static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+        set_memory_release(|| {
+            GIVEN_BACK.fetch_add(1, Ordering::Relaxed);
+        });
+        let (pool, meta) = (Pool::new(), Pool::new());
+        let large = LARGE_RELEASE as usize / size_of::<f32>();
+        drop(pool.take::<f32>(large / 2));
+        pool.release_free();
+        drop(meta.take_meta::<f32>(large));
+        meta.release_free();
+        assert_eq!(GIVEN_BACK.load(Ordering::Relaxed), 0);
+        drop(pool.take::<f32>(large));
+        pool.release_free();
+        assert_eq!(GIVEN_BACK.load(Ordering::Relaxed), 1);
     }
 }

@@ -70,7 +70,7 @@ pub use image_predict::ImagePredictor;
 pub use learning_rate::{
     GroupProbe, LearningRateOptions, LearningRateSearch, RateOutcome, RateProbe, find_learning_rate,
 };
-pub use memory::{available_bytes, set_memory_release};
+pub use memory::available_bytes;
 pub use modal_predict::{ModalPredictor, ReadData};
 pub use modality::{ModalTrainee, SplitSummary};
 pub use plan::{

@@ -1,22 +1,12 @@
 //! The memory of this process, and how much the machine leaves it. Linux tells; elsewhere nothing is known.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-static RELEASE: OnceLock<fn()> = OnceLock::new();
-
-/// Names what makes the program's allocator give its free memory back to the system, once for the whole process. Forecasts
-/// begin with it: what is kept free would otherwise count as used, and once more where it is used again.
-pub fn set_memory_release(release: fn()) {
-    // The first one stays.
-    let _ = RELEASE.set(release);
-}
+use retune_tensor::release_memory;
 
 /// Bytes of this process that are in memory now, with as little of them free as the allocator can do.
 pub fn used_bytes() -> Option<u64> {
-    if let Some(release) = RELEASE.get() {
-        release();
-    }
+    release_memory();
     resident_bytes()
 }
 
