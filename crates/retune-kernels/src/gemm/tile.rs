@@ -1,8 +1,11 @@
 //! The register tile: a few rows by a few vectors of the product, summed over k in ascending order.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use crate::simd::Simd;
 
 /// Where the tile's factors lie: element `(r, p)` of A at `a + r·a_row + p·a_step`, row `p` of B at `b + p·b_step`.
+/// One of `a_row` and `a_step` is 1, unless `k` is 0.
 pub(crate) struct Operands {
     pub a: *const f32,
     pub a_row: usize,
@@ -66,6 +69,18 @@ impl<S: Simd> Words<S> for Pairs {
     }
 }
 
+/// Runs a block for every row or vector below a constant, at most 14, with a literal each time: loops so long are not
+/// always unrolled before arrays are taken apart into registers, and a tile's sums must be there.
+macro_rules! unrolled {
+    ($i:ident < $bound:expr, $body:block) => { unrolled!($i < $bound, $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
+    ($i:ident < $bound:expr, $body:block; $($literal:literal)*) => {{
+        $(if $literal < $bound {
+            let $i: usize = $literal;
+            $body
+        })*
+    }};
+}
+
 /// Multiplies one tile of `ROWS` by `VECTORS` vectors.
 ///
 /// # Safety
@@ -77,55 +92,101 @@ pub(crate) unsafe fn multiply<S: Simd, W: Words<S>, const ROWS: usize, const VEC
     operands: &Operands,
     target: &Target,
 ) {
-    let &Operands { a, a_row, a_step, b, b_step, k } = operands;
-    let &Target { c, stride, rows, columns, scale, accumulate } = target;
-    let full = rows == ROWS && columns == VECTORS * S::LANES;
-    let mut sums = [[s.zero(); VECTORS]; ROWS];
-    // SAFETY: the caller vouches for the elements of A and B.
+    prefetch::<S, ROWS, VECTORS>(s, target);
+    // SAFETY: handed on.
     unsafe {
-        if full {
-            for r in 0..ROWS {
-                s.prefetch(c.wrapping_add(r * stride));
-                s.prefetch(c.wrapping_add(r * stride + VECTORS * S::LANES - 1));
-            }
-        }
-        let (mut a, mut b) = (a, b);
-        for _ in 0..k {
-            for pass in 0..W::PASSES {
-                let mut line = [s.zero(); VECTORS];
-                for (v, line) in line.iter_mut().enumerate() {
-                    *line = W::part(s, s.load(b.add(v * S::LANES)), pass);
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = W::part(s, s.splat(*a.add(r * a_row)), pass);
-                    for (sum, line) in sums.iter_mut().zip(line) {
-                        *sum = W::multiply_add(s, factor, line, *sum);
-                    }
-                }
-            }
-            a = a.wrapping_add(a_step);
-            b = b.wrapping_add(b_step);
+        let sums = sum::<S, W, ROWS, VECTORS>(s, operands);
+        store(s, &sums, target);
+    }
+}
+
+/// Asks for what a whole tile is going to write.
+#[inline(always)]
+pub(crate) fn prefetch<S: Simd, const ROWS: usize, const VECTORS: usize>(s: S, target: &Target) {
+    let width = VECTORS * S::LANES;
+    if target.rows == ROWS && target.columns == width {
+        for r in 0..ROWS {
+            s.prefetch(target.c.wrapping_add(r * target.stride));
+            s.prefetch(target.c.wrapping_add(r * target.stride + width - 1));
         }
     }
+}
+
+/// The products of a tile, summed over k in ascending order.
+///
+/// # Safety
+/// As [`multiply`] for A and B.
+#[inline(always)]
+unsafe fn sum<S: Simd, W: Words<S>, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    operands: &Operands,
+) -> [[S::F; VECTORS]; ROWS] {
+    const { assert!(ROWS <= 14 && VECTORS <= 14) };
+    let &Operands { mut a, a_row, a_step, mut b, b_step, k } = operands;
+    let mut sums = [[s.zero(); VECTORS]; ROWS];
+    // SAFETY: the caller vouches for the elements of A and B; pointers are moved beyond the last step, and not read there.
+    unsafe {
+        if a_row == 1 {
+            for _ in 0..k {
+                step::<S, W, ROWS, VECTORS>(s, |r| a.add(r), b, &mut sums);
+                a = a.wrapping_add(a_step);
+                b = b.wrapping_add(b_step);
+            }
+        } else {
+            let mut rows = [a; ROWS];
+            unrolled!(r < ROWS, { rows[r] = a.wrapping_add(r * a_row) });
+            for p in 0..k {
+                step::<S, W, ROWS, VECTORS>(s, |r| rows[r].add(p * a_step), b, &mut sums);
+                b = b.wrapping_add(b_step);
+            }
+        }
+    }
+    // A copy, whose places need not be known while compiling.
+    let mut copy = [[s.zero(); VECTORS]; ROWS];
+    unrolled!(r < ROWS, { unrolled!(v < VECTORS, { copy[r][v] = sums[r][v] }) });
+    copy
+}
+
+/// One step of k: element `r` of A is at `a(r)`.
+///
+/// # Safety
+/// Readable: all `ROWS` elements of A, and whole vectors of B.
+#[inline(always)]
+unsafe fn step<S: Simd, W: Words<S>, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    a: impl Fn(usize) -> *const f32,
+    b: *const f32,
+    sums: &mut [[S::F; VECTORS]; ROWS],
+) {
+    for pass in 0..W::PASSES {
+        let mut line = [s.zero(); VECTORS];
+        unrolled!(v < VECTORS, {
+            // SAFETY: the caller vouches for B.
+            line[v] = W::part(s, unsafe { s.load(b.add(v * S::LANES)) }, pass);
+        });
+        unrolled!(r < ROWS, {
+            // SAFETY: the caller vouches for A.
+            let factor = W::part(s, s.splat(unsafe { *a(r) }), pass);
+            unrolled!(v < VECTORS, { sums[r][v] = W::multiply_add(s, factor, line[v], sums[r][v]) });
+            // Factors that are loaded ahead would take registers from sums.
+            compiler_fence(Ordering::SeqCst);
+        });
+    }
+}
+
+/// Writes a tile's sums to C.
+///
+/// # Safety
+/// Writable (and readable when accumulating): the target's rows and columns.
+#[inline(always)]
+pub(crate) unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    sums: &[[S::F; VECTORS]; ROWS],
+    target: &Target,
+) {
+    let &Target { c, stride, rows, columns, scale, accumulate } = target;
     let scale = s.splat(scale);
-    if full {
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
-                // SAFETY: a full tile's rows and columns can be written, says the caller.
-                unsafe {
-                    let at = c.add(r * stride + v * S::LANES);
-                    let value =
-                        if accumulate { s.mul_add(sum, scale, s.load(at)) } else { s.mul(sum, scale) };
-                    s.store(at, value);
-                }
-            }
-        }
-        return;
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        if r >= rows {
-            break;
-        }
+    for (r, sums) in sums.iter().enumerate().take(rows) {
         for (v, &sum) in sums.iter().enumerate() {
             if v * S::LANES >= columns {
                 break;

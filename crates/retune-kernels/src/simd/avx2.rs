@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::{Simd, Task};
+use super::{Simd, Task, avx2_tile};
 use crate::Isa;
 use crate::gemm::tile::{self, Operands, Pairs, Singles, Target};
 
@@ -201,20 +201,33 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn tile(self, operands: &Operands, target: &Target) {
-        // SAFETY: handed on.
-        unsafe {
-            if target.columns <= Self::LANES {
-                tile::multiply::<Self, Singles, 6, 1>(self, operands, target)
-            } else {
-                tile::multiply::<Self, Singles, 6, 2>(self, operands, target)
-            }
-        }
+        // SAFETY: handed on; `self` proves the instructions.
+        unsafe { tile_of_singles(self, operands, target) }
     }
 
     #[inline(always)]
     unsafe fn tile_of_pairs(self, operands: &Operands, target: &Target) {
         // SAFETY: handed on; `self` proves the instructions.
         unsafe { tile_of_pairs(self, operands, target) }
+    }
+}
+
+/// [`Simd::tile`], once for all kernels that call it.
+///
+/// # Safety
+/// As there, on a machine with AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_of_singles(s: Avx2, operands: &Operands, target: &Target) {
+    if target.columns <= Avx2::LANES {
+        // SAFETY: handed on.
+        return unsafe { tile::multiply::<Avx2, Singles, 6, 1>(s, operands, target) };
+    }
+    tile::prefetch::<Avx2, { avx2_tile::ROWS }, { avx2_tile::VECTORS }>(s, target);
+    let mut sums = [[s.zero(); avx2_tile::VECTORS]; avx2_tile::ROWS];
+    // SAFETY: handed on.
+    unsafe {
+        avx2_tile::accumulate(operands, &mut sums);
+        tile::store(s, &sums, target);
     }
 }
 

@@ -59,18 +59,18 @@ unsafe fn tile_in_hardware(s: Avx512, operands: &Operands, target: &Target) {
     }
 }
 
-/// The same by widening.
+/// [`Simd::tile`], once for all kernels that call it, and [`Simd::tile_of_pairs`] by widening.
 ///
 /// # Safety
 /// As [`crate::gemm::tile::multiply`], on a machine with AVX-512F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn tile_of_pairs(s: Avx512, operands: &Operands, target: &Target) {
+unsafe fn tile_of<W: Words<Avx512>>(s: Avx512, operands: &Operands, target: &Target) {
     // SAFETY: handed on.
     unsafe {
         if target.columns <= Avx512::LANES {
-            tile::multiply::<Avx512, Pairs, 14, 1>(s, operands, target)
+            tile::multiply::<Avx512, W, 14, 1>(s, operands, target)
         } else {
-            tile::multiply::<Avx512, Pairs, 14, 2>(s, operands, target)
+            tile::multiply::<Avx512, W, 14, 2>(s, operands, target)
         }
     }
 }
@@ -246,14 +246,8 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn tile(self, operands: &Operands, target: &Target) {
-        // SAFETY: handed on.
-        unsafe {
-            if target.columns <= Self::LANES {
-                tile::multiply::<Self, Singles, 14, 1>(self, operands, target)
-            } else {
-                tile::multiply::<Self, Singles, 14, 2>(self, operands, target)
-            }
-        }
+        // SAFETY: handed on; `self` proves the instructions.
+        unsafe { tile_of::<Singles>(self, operands, target) }
     }
 
     #[inline(always)]
@@ -263,7 +257,7 @@ impl Simd for Avx512 {
             if self.multiplies_bf16 {
                 tile_in_hardware(self, operands, target)
             } else {
-                tile_of_pairs(self, operands, target)
+                tile_of::<Pairs>(self, operands, target)
             }
         }
     }

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::Simd;
 use crate::Isa;
-use crate::gemm::tile::{self, Operands, Pairs, Singles, Target};
+use crate::gemm::tile::{self, Operands, Pairs, Singles, Target, Words};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -243,27 +243,29 @@ impl Simd for Portable {
         }
     }
 
-    #[inline(always)]
     unsafe fn tile(self, operands: &Operands, target: &Target) {
         // SAFETY: handed on.
-        unsafe {
-            if target.columns <= Self::LANES {
-                tile::multiply::<Self, Singles, 6, 1>(self, operands, target)
-            } else {
-                tile::multiply::<Self, Singles, 6, 2>(self, operands, target)
-            }
-        }
+        unsafe { tile_of::<Singles>(self, operands, target) }
     }
 
-    #[inline(never)]
     unsafe fn tile_of_pairs(self, operands: &Operands, target: &Target) {
         // SAFETY: handed on.
-        unsafe {
-            if target.columns <= Self::LANES {
-                tile::multiply::<Self, Pairs, 6, 1>(self, operands, target)
-            } else {
-                tile::multiply::<Self, Pairs, 6, 2>(self, operands, target)
-            }
+        unsafe { tile_of::<Pairs>(self, operands, target) }
+    }
+}
+
+/// [`Simd::tile`], once for all kernels that call it.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn tile_of<W: Words<Portable>>(s: Portable, operands: &Operands, target: &Target) {
+    // SAFETY: handed on.
+    unsafe {
+        if target.columns <= Portable::LANES {
+            tile::multiply::<Portable, W, 6, 1>(s, operands, target)
+        } else {
+            tile::multiply::<Portable, W, 6, 2>(s, operands, target)
         }
     }
 }
