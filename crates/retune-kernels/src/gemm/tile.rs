@@ -141,7 +141,15 @@ unsafe fn sum<S: Simd, W: Words<S>, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
-    // A copy, whose places need not be known while compiling.
+    by_place(s, &sums)
+}
+
+/// A copy whose places need not be known while compiling, so that the sums themselves can be in registers.
+#[inline(always)]
+fn by_place<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    s: S,
+    sums: &[[S::F; VECTORS]; ROWS],
+) -> [[S::F; VECTORS]; ROWS] {
     let mut copy = [[s.zero(); VECTORS]; ROWS];
     unrolled!(r < ROWS, { unrolled!(v < VECTORS, { copy[r][v] = sums[r][v] }) });
     copy
@@ -186,6 +194,22 @@ pub(crate) unsafe fn store<S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) {
     let &Target { c, stride, rows, columns, scale, accumulate } = target;
     let scale = s.splat(scale);
+    if rows == ROWS && columns == VECTORS * S::LANES {
+        unrolled!(r < ROWS, {
+            unrolled!(v < VECTORS, {
+                // SAFETY: a whole tile can be written, says the caller.
+                unsafe {
+                    let at = c.add(r * stride + v * S::LANES);
+                    let sum = sums[r][v];
+                    let value =
+                        if accumulate { s.mul_add(sum, scale, s.load(at)) } else { s.mul(sum, scale) };
+                    s.store(at, value);
+                }
+            });
+        });
+        return;
+    }
+    let sums = by_place(s, sums);
     for (r, sums) in sums.iter().enumerate().take(rows) {
         for (v, &sum) in sums.iter().enumerate() {
             if v * S::LANES >= columns {

@@ -64,6 +64,7 @@ macro_rules! row_step {
 macro_rules! sum {
     ($sums:ident, $turns:expr, [$($line:expr),* $(,)?], $($operand:tt)*) => {
         asm!(
+            ".p2align 5",
             "2:",
             $($line,)*
             "dec {turns}",
@@ -86,6 +87,7 @@ macro_rules! sum {
 ///
 /// # Safety
 /// AVX2 and FMA. Readable: `k` steps of six rows of A and of 16 elements of B.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn accumulate(operands: &Operands, sums: &mut [[__m256; VECTORS]; ROWS]) {
     let &Operands { a, a_row, a_step, b, b_step, k } = operands;

@@ -25,9 +25,11 @@ pub fn gelu_erf(x: f64) -> [f64; 2] {
 /// `[x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), its derivative]`
 pub fn gelu_tanh(x: f64) -> [f64; 2] {
     let root = (2.0 / PI).sqrt();
-    let t = (root * (x + 0.044715 * x * x * x)).tanh();
-    let slope = root * (1.0 + 3.0 * 0.044715 * x * x);
-    [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope]
+    let inner = root * (x + 0.044715 * x * x * x);
+    let t = inner.tanh();
+    // Not 1 - t²: far out a rounding of that would be multiplied by x³.
+    let slope = root * (1.0 + 3.0 * 0.044715 * x * x) / inner.cosh().powi(2);
+    [0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * slope]
 }
 
 /// `[max(x, 0), its derivative]`, with derivative zero at zero.
